@@ -109,12 +109,12 @@ pub unsafe fn fork(frame: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
     }
 }
 
-/// Adds an owner to a frame of shared memory: the entry of a child.
+/// Adds an owner to a frame of a memory object: the page table entry that the caller stores.
 ///
 /// # Safety
-/// As for [`fork`].
-pub unsafe fn share(frame: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
-    record(Pfn::containing(frame)).share().map(|()| frame).map_err(|TooManyReferences| OutOfMemory)
+/// The object owns the frame, and is locked.
+pub unsafe fn share(frame: PhysAddr) -> Result<(), OutOfMemory> {
+    record(Pfn::containing(frame)).share().map_err(|TooManyReferences| OutOfMemory)
 }
 
 /// Frees a frame whose last owner or pin was removed.

@@ -7,7 +7,9 @@ use addr::{AddrRange, PAGE_SIZE, UserVa};
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use kernel::vm::pages::PinnedPages;
+use kernel::vm::shared_memory::SharedMemory;
 use std::ptr;
+use std::sync::Arc;
 
 /// The number of workloads.
 pub const SEEDS: u64 = 12;
@@ -15,6 +17,8 @@ const STEPS: u64 = 120;
 /// The tested pages: the end of a last-level table, and the start of the next.
 const START: UserVa = UserVa::new(0x40_0000 - 12 * PAGE_SIZE);
 const PAGES: u64 = 24;
+/// A page of shared memory.
+const SHARED: UserVa = UserVa::new(START.raw() + PAGES * PAGE_SIZE);
 const PROCESSES: usize = 4;
 
 /// The state of a page that a process must see.
@@ -44,13 +48,21 @@ struct Workload {
     seed: u64,
     processes: Vec<TestProcess>,
     pins: Vec<Pin>,
+    /// The content of [`SHARED`].
+    shared: u64,
+    /// A file that is mapped privately, of zeroes.
+    file: Arc<SharedMemory>,
     /// The last id, value or generation.
     last: u64,
 }
 
 pub fn run(seed: u64) {
-    let mut workload = Workload { seed, processes: Vec::new(), pins: Vec::new(), last: 0 };
-    workload.start_process(AddressSpace::new().unwrap(), vec![None; PAGES as usize]);
+    let file = SharedMemory::new().unwrap();
+    file.writer().truncate(PAGES * PAGE_SIZE).unwrap();
+    let mut workload = Workload { seed, processes: Vec::new(), pins: Vec::new(), shared: 0, file, last: 0 };
+    let space = AddressSpace::new().unwrap();
+    space.map_shared_anonymous(PAGE_SIZE, MmapPlacement::Fixed(SHARED), READ_WRITE).unwrap();
+    workload.start_process(space, vec![None; PAGES as usize]);
     workload.map(0, 0..PAGES as usize);
     for _ in 0..STEPS {
         workload.step();
@@ -127,13 +139,29 @@ impl Workload {
                 self.pins.swap_remove(pin);
             }
             11 if !self.pins.is_empty() => self.device_write(),
+            12 => {
+                self.shared = self.next();
+                let space = &self.processes[which].space;
+                // SAFETY: uninstalled before a process is dropped.
+                unsafe { space.install() };
+                UserMemory::new(space).write(SHARED, &self.shared).unwrap();
+            }
             _ => self.write(which, first),
         }
     }
 
     fn map(&mut self, which: usize, pages: std::ops::Range<usize>) {
         let (start, len) = (address(pages.start), pages.len() as u64 * PAGE_SIZE);
-        self.processes[which].space.map_anonymous(len, MmapPlacement::Fixed(start), READ_WRITE).unwrap();
+        let (is_file, offset, placement) =
+            (self.below(2) == 0, pages.start as u64 * PAGE_SIZE, MmapPlacement::Fixed(start));
+        let space = &self.processes[which].space;
+        match is_file {
+            false => space.map_anonymous(len, placement, READ_WRITE).unwrap(),
+            true => {
+                let rights = (READ_WRITE, false, Prot::all());
+                space.map_memory(self.file.clone(), (offset, len), placement, rights).unwrap()
+            }
+        };
         for page in pages {
             let generation = self.next();
             self.processes[which].pages[page] = Some(ExpectedPage { prot: READ_WRITE, value: 0, generation });
@@ -177,12 +205,18 @@ impl Workload {
         page.into_iter().filter(|page| page.generation == pin.generation).for_each(|page| page.value = value);
     }
 
-    /// Every process sees its own content.
+    /// Every process sees its own content, and that of shared memory. No private write reaches the file.
     fn check(&mut self) {
+        let mut word = [0; 8];
+        for page in 0..PAGES {
+            self.file.read(page * PAGE_SIZE, &mut word);
+            assert_eq!(word, [0; 8], "page {page} of the file");
+        }
         for process in &self.processes {
             // SAFETY: as in `write`.
             unsafe { process.space.install() };
             let memory = UserMemory::new(&process.space);
+            assert_eq!(memory.read::<u64>(SHARED), Ok(self.shared));
             for (page, expected) in process.pages.iter().enumerate() {
                 let seen = memory.read::<u64>(address(page)).ok();
                 assert_eq!(seen, expected.map(|page| page.value), "page {page} of process {}", process.id);

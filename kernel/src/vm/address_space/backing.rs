@@ -1,6 +1,7 @@
 //! The backing of a VMA, and the descriptor attributes for its protection.
 
 use crate::dma::ChunkedBuffer;
+use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::MemoryType;
@@ -15,11 +16,11 @@ pub type FileContent = &'static &'static [u8];
 /// The memory behind a VMA.
 #[derive(Clone)]
 pub enum VmaBacking {
-    /// Anonymous memory: zeroed frames, allocated on demand.
-    Anonymous {
-        /// `MAP_SHARED`: the content belongs to the mapping, so `MADV_DONTNEED` keeps it.
-        is_shared: bool,
-    },
+    /// Private anonymous memory: zeroed frames, allocated on demand.
+    Anonymous,
+    /// Pages of a memory object, which is also that of shared anonymous memory. A private mapping copies a page
+    /// when it is written.
+    Memory { object: Arc<SharedMemory>, is_shared: bool, max_prot: Prot },
     /// Frames with a copy of a file, allocated on demand.
     File {
         content: FileContent,
@@ -33,7 +34,11 @@ pub enum VmaBacking {
 impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Anonymous { is_shared: one }, Self::Anonymous { is_shared: two }) => one == two,
+            (Self::Anonymous, Self::Anonymous) => true,
+            (
+                Self::Memory { object: one, is_shared, max_prot },
+                Self::Memory { object: two, is_shared: other, max_prot: other_max },
+            ) => Arc::ptr_eq(one, two) && is_shared == other && max_prot == other_max,
             (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
                 Arc::ptr_eq(one, two) && one_max == two_max
             }
@@ -46,7 +51,7 @@ impl MappedObject for VmaBacking {
 }
 
 impl VmaBacking {
-    /// Whether the mapping owns its frames, as anonymous memory does.
+    /// Whether each entry is an owner of its frame, as those of anonymous memory are.
     pub fn owns_frames(&self) -> bool {
         !matches!(self, Self::Shared(..))
     }
@@ -54,7 +59,8 @@ impl VmaBacking {
     /// Whether a fork copies the content: a process does not see what another one writes.
     pub(super) fn is_private(&self) -> bool {
         match self {
-            Self::Anonymous { is_shared } | Self::File { is_shared, .. } => !is_shared,
+            Self::Anonymous => true,
+            Self::File { is_shared, .. } | Self::Memory { is_shared, .. } => !is_shared,
             Self::Shared(..) => false,
         }
     }
@@ -62,7 +68,8 @@ impl VmaBacking {
     /// The maximum protection (`VM_MAYWRITE` and so on of Linux).
     pub(super) fn max_prot(&self) -> Prot {
         match self {
-            Self::Anonymous { .. } | Self::File { is_shared: false, .. } => Prot::all(),
+            Self::Anonymous | Self::File { is_shared: false, .. } => Prot::all(),
+            Self::Memory { max_prot, .. } => *max_prot,
             Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
             Self::Shared(_, max) => *max,
         }
@@ -73,7 +80,7 @@ impl VmaBacking {
         match self {
             // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
             // meanwhile.
-            Self::Anonymous { .. } | Self::File { .. } => {
+            Self::Anonymous | Self::File { .. } | Self::Memory { .. } => {
                 access_mapping(MemoryType::WriteBack, prot).pages_only()
             }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),

@@ -42,19 +42,18 @@ impl Inner {
                 VmaBacking::Shared(buffer, _) => {
                     child.map_shared_part(buffer, vma.offset, vma.range, vma.prot)?;
                 }
-                VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.fork_part(child, &vma)?,
+                // The child's page faults find the same pages.
+                VmaBacking::Memory { is_shared: true, .. } => {}
+                VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+                    self.fork_part(child, &vma)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Maps the frames of `vma` in the child, too, and makes private ones read-only.
+    /// Maps the frames of `vma`, private memory, in the child, too, read-only for both.
     fn fork_part(&mut self, child: &mut Self, vma: &Vma<VmaBacking>) -> Result<(), Errno> {
-        let is_private = vma.backing.is_private();
-        if !is_private {
-            // Pages that are populated later would not be shared.
-            self.populate_part(vma)?;
-        }
         let (mapping, mut batch) = (self.populated_mapping(&vma.backing, vma.prot), ForkBatch::new());
         let mut rest = vma.range;
         while !rest.is_empty() {
@@ -67,7 +66,7 @@ impl Inner {
             let Some(&(last, _)) = batch.last() else { break };
             for run in batch.chunk_by_mut(|one, next| one.0 + PAGE_SIZE == next.0) {
                 // SAFETY: the frames of this locked address space.
-                unsafe { add_owners(run, is_private) }.map_err(|_| Errno::ENOMEM)?;
+                unsafe { add_owners(run) }.map_err(|_| Errno::ENOMEM)?;
                 let frames = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
                 if child.map(run[0].0, frames, mapping).is_err() {
                     // SAFETY: no entry of the child maps them.
@@ -80,7 +79,7 @@ impl Inner {
             }
             rest = AddrRange::new(last + PAGE_SIZE, vma.range.end());
         }
-        if is_private && vma.prot.contains(Prot::WRITE) {
+        if vma.prot.contains(Prot::WRITE) {
             self.change_rights(vma.range, mapping);
         }
         Ok(())
@@ -97,12 +96,11 @@ type ForkBatch = ArrayVec<(UserVa, PhysAddr), 64>;
 ///
 /// # Safety
 /// A process owns the frames, and its address space is locked.
-unsafe fn add_owners(run: &mut [(UserVa, PhysAddr)], is_private: bool) -> Result<(), sched::OutOfMemory> {
+unsafe fn add_owners(run: &mut [(UserVa, PhysAddr)]) -> Result<(), sched::OutOfMemory> {
     for index in 0..run.len() {
         let frame = run[index].1;
         // SAFETY: passed on to the caller.
-        let owned = unsafe { if is_private { pages::fork(frame) } else { pages::share(frame) } };
-        match owned {
+        match unsafe { pages::fork(frame) } {
             Ok(owned) => run[index].1 = owned,
             Err(error) => {
                 // SAFETY: the owners that were added above; no entry maps the frames for them.

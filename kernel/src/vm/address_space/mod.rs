@@ -19,6 +19,7 @@ pub use backing::{FileContent, VmaBacking};
 
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
+use super::shared_memory::SharedMemory;
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::sched::{self, Mutex, MutexGuard};
@@ -127,31 +128,38 @@ impl AddressSpace {
 
     /// Maps private anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
-        self.map_zeroed(len, placement, prot, false)
+        let mut removed = Vec::new();
+        let mut inner = self.lock()?;
+        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
+        inner.add_anonymous(range, prot)?;
+        Ok(range.start())
     }
 
-    /// Maps shared anonymous memory.
+    /// Maps shared anonymous memory: a memory object of its own.
     pub fn map_shared_anonymous(
         &self,
         len: u64,
         placement: MmapPlacement,
         prot: Prot,
     ) -> Result<UserVa, Errno> {
-        self.map_zeroed(len, placement, prot, true)
+        let object = SharedMemory::new()?;
+        object.writer().truncate(len)?;
+        self.map_memory(object, (0, len), placement, (prot, true, Prot::all()))
     }
 
-    fn map_zeroed(
+    /// Maps `len` bytes of a memory object from `offset` on. Pages beyond its end cannot be accessed.
+    ///
+    /// # Errors
+    /// `EACCES` for a protection that `max_prot` does not include.
+    pub fn map_memory(
         &self,
-        len: u64,
+        object: Arc<SharedMemory>,
+        (offset, len): (u64, u64),
         placement: MmapPlacement,
-        prot: Prot,
-        is_shared: bool,
+        (prot, is_shared, max_prot): (Prot, bool, Prot),
     ) -> Result<UserVa, Errno> {
-        let mut removed = Vec::new();
-        let mut inner = self.lock()?;
-        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
-        inner.add_anonymous(range, prot, is_shared)?;
-        Ok(range.start())
+        let backing = VmaBacking::Memory { object, is_shared, max_prot };
+        self.map_demand_paged(backing, (offset, len), placement, prot)
     }
 
     /// Maps `len` bytes of a file from `offset` on: copies of its pages, made on demand.
@@ -165,8 +173,17 @@ impl AddressSpace {
         placement: MmapPlacement,
         (prot, is_shared): (Prot, bool),
     ) -> Result<UserVa, Errno> {
+        self.map_demand_paged(VmaBacking::File { content, is_shared }, (offset, len), placement, prot)
+    }
+
+    fn map_demand_paged(
+        &self,
+        backing: VmaBacking,
+        (offset, len): (u64, u64),
+        placement: MmapPlacement,
+        prot: Prot,
+    ) -> Result<UserVa, Errno> {
         check_write_xor_execute(prot)?;
-        let backing = VmaBacking::File { content, is_shared };
         if !backing.max_prot().contains(prot) {
             return Err(Errno::EACCES);
         }
@@ -246,7 +263,7 @@ impl AddressSpace {
         let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
         let more = match vma.backing {
             VmaBacking::Shared(..) => return Err(Errno::EFAULT),
-            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
                 Vma { range: more, offset, ..vma.clone() }
             }
         };
@@ -320,7 +337,7 @@ impl AddressSpace {
             return old;
         }
         let done = if new_pages > old_pages {
-            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE, false).is_ok()
+            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
         } else {
             new_pages == old_pages
                 || inner.unmap_all(AddrRange::new(new_pages, old_pages), &mut removed).is_ok()

@@ -4,9 +4,10 @@ use super::backing::{VmaBacking, with_implied_read};
 use super::{AccessError, Inner};
 use crate::memory::window;
 use crate::vm::pages;
+use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
+use addr::{AddrRange, Address, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
 use pagetable::{Access, Leaf};
 use program::{CowWrite, Vma};
@@ -21,13 +22,19 @@ impl Inner {
         if !with_implied_read(vma.prot).contains(access) || vma.prot.is_empty() {
             return Err(AccessError::Denied);
         }
+        if self.translate(at).is_none() {
+            self.fault_in(at, &vma)?;
+            // All others are mapped with the rights of the VMA.
+            if !matches!(vma.backing, VmaBacking::Memory { is_shared: false, .. }) {
+                return Ok(());
+            }
+        }
         match self.translate(at) {
-            None => self.fault_in(at, &vma),
             Some(leaf) if access.contains(Prot::WRITE) && !leaf.access.contains(Access::WRITE) => {
                 self.break_cow(&leaf, &vma)
             }
             // Another thread has handled the fault, or break-before-make made the entry invalid for a moment.
-            Some(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -58,7 +65,8 @@ impl Inner {
         let around = AddrRange::new(at.align_down(FAULT_AROUND), at.align_down(FAULT_AROUND) + FAULT_AROUND);
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
-            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {
+            VmaBacking::Memory { object, .. } => self.map_page(at.align_down(PAGE_SIZE), vma, object),
+            VmaBacking::Anonymous | VmaBacking::File { .. } => {
                 let (range, content) = initial_content(&part, at)?;
                 self.populate_range(range, part.prot, content).or_else(|_| {
                     // Without memory for all of it, tries the faulting page alone.
@@ -74,11 +82,49 @@ impl Inner {
         }
     }
 
-    /// Populates `part` of a VMA that owns its frames.
+    /// Maps the page of `object` at `at`; read-only in a private mapping, which copies it on write.
+    fn map_page(
+        &mut self,
+        at: UserVa,
+        vma: &Vma<VmaBacking>,
+        object: &SharedMemory,
+    ) -> Result<(), AccessError> {
+        self.has_shared_frames |= vma.backing.is_private();
+        let mapping = self.populated_mapping(&vma.backing, vma.prot);
+        let index = (vma.offset + (at.raw() - vma.range.start().raw())) / PAGE_SIZE;
+        let mapped = object.with_page(index, |frame| {
+            // SAFETY: a page of the object, which is locked.
+            unsafe { pages::share(frame) }.map_err(|_| AccessError::OutOfMemory)?;
+            if vma.prot.contains(Prot::EXEC) {
+                // SAFETY: as above; all mappings of it are write-back.
+                unsafe { window::with_frame(frame, arch::cache::sync_instructions) };
+            }
+            self.map(at, core::iter::once(Chunk::page(Pfn::containing(frame))), mapping).map_err(|_| {
+                // SAFETY: the owner that was added above; no entry maps the frame.
+                unsafe { pages::release(core::iter::once(frame)) };
+                AccessError::OutOfMemory
+            })
+        });
+        mapped.unwrap_or_else(|error| match error {
+            Errno::EFAULT => Err(AccessError::BeyondFile),
+            _ => Err(AccessError::OutOfMemory),
+        })
+    }
+
+    /// Populates `part` of a VMA whose entries own their frames.
     ///
     /// # Errors
     /// `EFAULT` beyond the end of a file, `ENOMEM`.
     pub(super) fn populate_part(&mut self, part: &Vma<VmaBacking>) -> Result<(), Errno> {
+        if let VmaBacking::Memory { object, .. } = &part.backing {
+            return (0..part.range.len() / PAGE_SIZE).try_for_each(|page| {
+                let at = part.range.start() + page * PAGE_SIZE;
+                match self.translate(at) {
+                    Some(_) => Ok(()),
+                    None => self.map_page(at, part, object).map_err(access_errno),
+                }
+            });
+        }
         let (range, content) = initial_content(part, part.range.start()).map_err(|_| Errno::EFAULT)?;
         self.populate_range(range, part.prot, content).map_err(|_| Errno::ENOMEM)?;
         if range.end() < part.range.end() { Err(Errno::EFAULT) } else { Ok(()) }
@@ -125,7 +171,7 @@ impl Inner {
                 unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
             }
         }
-        let mapping = (VmaBacking::Anonymous { is_shared: false }).mapping(prot);
+        let mapping = VmaBacking::Anonymous.mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
         if mapped.is_err() {
             pages::free_unmapped(frames);
@@ -150,16 +196,21 @@ impl Inner {
             return Err(Errno::EFAULT);
         }
         if self.translate(at).is_none() {
-            self.fault_in(at, &vma).map_err(|error| match error {
-                AccessError::BeyondFile => Errno::EFAULT,
-                _ => Errno::ENOMEM,
-            })?;
+            self.fault_in(at, &vma).map_err(access_errno)?;
         }
         if let Some(leaf) = self.translate(at).filter(|_| self.has_shared_frames && vma.backing.is_private())
         {
             self.break_cow(&leaf, &vma).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
+    }
+}
+
+/// The errno of an access by a system call.
+fn access_errno(error: AccessError) -> Errno {
+    match error {
+        AccessError::BeyondFile => Errno::EFAULT,
+        _ => Errno::ENOMEM,
     }
 }
 

@@ -50,15 +50,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn add_anonymous(
-        &mut self,
-        range: AddrRange<UserVa>,
-        prot: Prot,
-        is_shared: bool,
-    ) -> Result<(), Errno> {
+    pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_write_xor_execute(prot)?;
-        let backing = VmaBacking::Anonymous { is_shared };
-        let vma = Vma { range, prot, backing, offset: range.start().raw() };
+        let vma = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
@@ -71,9 +65,11 @@ impl Inner {
     ) -> Result<(), Errno> {
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
             match part.backing {
-                VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {}
-                VmaBacking::Shared(..) if removed.try_reserve(1).is_ok() => removed.push(part),
-                VmaBacking::Shared(..) => {
+                VmaBacking::Anonymous | VmaBacking::File { .. } => {}
+                VmaBacking::Shared(..) | VmaBacking::Memory { .. } if removed.try_reserve(1).is_ok() => {
+                    removed.push(part)
+                }
+                VmaBacking::Shared(..) | VmaBacking::Memory { .. } => {
                     self.vmas.reinsert(part);
                     return Err(Errno::ENOMEM);
                 }
@@ -97,7 +93,9 @@ impl Inner {
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) => self.clear_entries(part.range),
-            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.unmap_owned(part.range, must_stop),
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+                self.unmap_owned(part.range, must_stop)
+            }
         };
         match unmapped {
             Ok(()) => Ok(Some(part)),
@@ -155,7 +153,7 @@ impl Inner {
             // As a mapping of device memory in Linux (VM_DONTEXPAND).
             VmaBacking::Shared(..) if len > old.len() => return Err(Errno::EFAULT),
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
-            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => Alignment::PAGE,
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => Alignment::PAGE,
         };
         let range = self.reserve_range(len, placement, alignment, removed)?;
         // One for the new range, one if `old` is the middle of a VMA.
@@ -163,8 +161,8 @@ impl Inner {
             return Err(Errno::ENOMEM);
         }
         let offset = match vma.backing {
-            VmaBacking::Anonymous { .. } => range.start().raw(),
-            VmaBacking::File { .. } | VmaBacking::Shared(..) => vma.offset,
+            VmaBacking::Anonymous => range.start().raw(),
+            VmaBacking::File { .. } | VmaBacking::Memory { .. } | VmaBacking::Shared(..) => vma.offset,
         };
         let moved = Vma { range, offset, ..vma.clone() };
         self.vmas.insert(moved.clone()).map_err(vma_errno)?;
@@ -185,7 +183,9 @@ impl Inner {
     fn move_entries(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
         let mapped = match &from.backing {
             VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
-            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.map_again(from, to),
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+                self.map_again(from, to)
+            }
         };
         // Both ranges map the frames for a moment, with the same attributes. The old entries are cleared
         // last, so that an error leaves them.
@@ -198,12 +198,11 @@ impl Inner {
     /// Follows `advice` for `part` of a VMA. Memory that is populated already is not populated here.
     pub(super) fn advise_part(&mut self, part: &Vma<VmaBacking>, advice: Advice) -> Result<(), Errno> {
         match (advice, &part.backing) {
-            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous { is_shared: false })
-            | (Advice::DontNeed, VmaBacking::File { .. }) => {
+            // The pages of the mapping go; a memory object keeps its content.
+            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous)
+            | (Advice::DontNeed, VmaBacking::File { .. } | VmaBacking::Memory { .. }) => {
                 self.unmap_owned(part.range, sched::is_interrupted)
             }
-            // The pages of the mapping may go; the memory behind it keeps its content.
-            (Advice::DontNeed, VmaBacking::Anonymous { is_shared: true }) => Ok(()),
             // As in Linux for memory that is not managed by pages (VM_PFNMAP).
             (Advice::DontNeed | Advice::Free, _) => Err(Errno::EINVAL),
             (Advice::Hint | Advice::Populate(_), _) => Ok(()),
