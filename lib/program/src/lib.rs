@@ -2,7 +2,8 @@
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), files ([`CpioArchive`], [`FileTree`]), file
 //! descriptor table ([`FdTable`]), pages of memory objects ([`PageIndex`]), frame records ([`FrameRecord`],
 //! [`FrameTable`]), fences of buffers ([`BufferFences`]), the line discipline of a terminal
-//! ([`LineDiscipline`]) and robust futexes ([`release_robust_list`]).
+//! ([`LineDiscipline`]), the tree of processes ([`ProcessTree`]) and robust futexes
+//! ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
@@ -22,6 +23,7 @@ mod frame_record;
 mod frame_table;
 mod line_discipline;
 mod page_index;
+mod process_tree;
 mod robust_list;
 mod signals;
 mod stack;
@@ -41,6 +43,7 @@ pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
 pub use frame_table::{FrameTable, OutOfRecords};
 pub use line_discipline::{LineDiscipline, ReadState};
 pub use page_index::PageIndex;
+pub use process_tree::{ChildKind, ChildWait, Exit, ProcessTree, WaitSelector};
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};

@@ -308,8 +308,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "pinned frame shared with the child",
         file: "lib/program/src/frame_record.rs",
         item: "fork",
-        from: "if self.pins() > 0 {",
-        to: "if self.pins() > MAX {",
+        from: "self.pins() > 0",
+        to: "self.pins() > MAX",
         oracle: Oracle::Translations,
     },
     SourceMutant {
