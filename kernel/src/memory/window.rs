@@ -262,8 +262,9 @@ pub unsafe fn copy_frame(from: Pfn, to: Pfn) {
     let (source, target) = (address_of(from), address_of(to));
     let copy = || {
         let (source, target) = (arch::pointer::to::<u8>(source), arch::pointer::to::<u8>(target));
-        // SAFETY: both pages are mapped, `target` writable and without another user. A program or a device may
-        // write `source` meanwhile: the copy is a function in assembly, and its result is any of the bytes.
+        // SAFETY: both pages are mapped, `target` writable and without another user. A program or a device
+        // may write `source` meanwhile: the copy is a function in assembly, and its result is any of the
+        // bytes.
         unsafe { core::ptr::copy_nonoverlapping(source, target, PAGE_SIZE as usize) };
     };
     if pages.filled == 0 {

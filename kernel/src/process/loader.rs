@@ -1,9 +1,11 @@
 //! The ELF loader: from a file of the initramfs to a process that is ready to run.
 
+use super::exec::ExecRequest;
+use super::fork::new_thread;
 use super::process::Process;
 use super::random;
-use super::return_to_user::enter_user;
 use super::task::Task;
+use super::tree;
 use super::vdso;
 use crate::fs::root::{self, FileBody, Tree};
 use crate::fs::{self, OpenFile};
@@ -13,9 +15,10 @@ use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
 use abi::Errno;
 use abi::auxv::*;
 use abi::memory::Prot;
-use abi::process::thread_name;
+use abi::process::{ThreadName, thread_name};
 use abi::signal::SIGNAL_STACK_BYTES;
 use addr::{Address, PAGE_SIZE, UserVa};
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -25,7 +28,7 @@ use arch::exception::UserFrame;
 use core::fmt;
 use program::{
     Alignment, ArgumentListTooLong, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind,
-    StackImage, StackRequest, resolve,
+    StackImage, StackRequest, resolve, script_interpreter,
 };
 
 /// The size of the first stack, which is populated on demand.
@@ -54,6 +57,23 @@ pub enum LaunchError {
     Arguments(ArgumentListTooLong),
     /// Its dynamic linker, with this path, is not loaded.
     Interpreter(String, Box<LaunchError>),
+}
+
+impl LaunchError {
+    /// Returns the errno of `execve`.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::NoFiles => Errno::ENOENT,
+            Self::Path(error) | Self::Memory(error) => *error,
+            Self::NotAFile | Self::NotExecutable => Errno::EACCES,
+            Self::Executable(_) => Errno::ENOEXEC,
+            Self::Arguments(_) => Errno::E2BIG,
+            Self::Interpreter(_, error) => match **error {
+                Self::Executable(_) => Errno::ELIBBAD,
+                ref error => error.errno(),
+            },
+        }
+    }
 }
 
 impl fmt::Display for LaunchError {
@@ -98,27 +118,71 @@ impl ProcessImage {
     }
 }
 
-/// Starts a program.
+/// A program that is ready to run.
+pub struct LoadedProgram {
+    pub space: Arc<AddressSpace>,
+    /// The registers of its first thread.
+    pub frame: UserFrame,
+    /// The auxiliary vector.
+    pub auxiliary: Arc<Vec<u64>>,
+    /// The name of its first thread.
+    pub name: ThreadName,
+}
+
+/// Starts a program in a new process without a parent.
 ///
 /// # Errors
 /// [`LaunchError`]; all resources are released.
 pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
-    let file = read_file(launch.path.as_bytes())?;
+    let arguments: Vec<&[u8]> =
+        [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
+    let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
+    let program = load_program(&ExecRequest {
+        path: launch.path.as_bytes(),
+        arguments: &arguments,
+        environment: &environment,
+    })?;
+    start_process(program, launch.files).map_err(LaunchError::Memory)
+}
+
+/// The maximum number of scripts whose interpreter is another script.
+const SCRIPTS_MAX: usize = 5;
+
+/// Loads a program, or the interpreter of a script, into a new address space.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn load_program(request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchError> {
+    let mut file = read_file(request.path)?;
+    let (mut path, mut arguments) = (request.path, Cow::Borrowed(request.arguments));
+    let mut scripts = 0;
+    while let Some(interpreter) = script_interpreter(file) {
+        scripts += 1;
+        if scripts > SCRIPTS_MAX {
+            return Err(LaunchError::Path(Errno::ELOOP));
+        }
+        let first = [Some(interpreter.path), interpreter.argument, Some(path)].into_iter().flatten();
+        arguments = Cow::Owned(first.chain(arguments.iter().skip(1).copied()).collect());
+        path = interpreter.path;
+        file = read_file(path)?;
+    }
+    load_executable(file, &ExecRequest { arguments: &arguments, ..*request })
+}
+
+fn load_executable(file: FileContent, request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchError> {
     let executable = Executable::parse(file).map_err(LaunchError::Executable)?;
-    let space = Arc::new(AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?);
+    let space = AddressSpace::new().and_then(heap::try_arc).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
     // First: the dynamic linker takes the highest free addresses.
     map_stack(&space).map_err(LaunchError::Memory)?;
     let interpreter = load_interpreter(&space, &executable, file)?;
     let executable = load(&space, executable, file, Some(BIAS))?;
     space.set_heap_start(executable.span().end());
     let image = ProcessImage { executable, interpreter };
-    let stack = first_stack(launch, &image).map_err(LaunchError::Arguments)?;
+    let stack = first_stack(request, &image).map_err(LaunchError::Arguments)?;
     space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
     let frame = UserFrame::program(image.entry(), stack.pointer);
     let auxiliary = heap::try_arc(stack.auxiliary).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
-    let process = new_process(space.clone());
-    *process.auxiliary.lock() = Some(auxiliary);
-    start_process(process, space, launch, frame).map_err(LaunchError::Memory)
+    Ok(LoadedProgram { space, frame, auxiliary, name: thread_name(request.path) })
 }
 
 /// Loads the dynamic linker of `executable`, if it has one.
@@ -137,15 +201,12 @@ fn load_interpreter(
     loaded.map(Some).map_err(error)
 }
 
-fn first_stack(launch: &Launch<'_>, image: &ProcessImage) -> Result<StackImage, ArgumentListTooLong> {
-    let arguments: Vec<&[u8]> =
-        [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
-    let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
+fn first_stack(request: &ExecRequest<'_>, image: &ProcessImage) -> Result<StackImage, ArgumentListTooLong> {
     StackImage::build(&StackRequest {
         top: STACK_TOP,
-        path: launch.path.as_bytes(),
-        arguments: &arguments,
-        environment: &environment,
+        path: request.path,
+        arguments: request.arguments,
+        environment: request.environment,
         random: random::bytes(),
         auxiliary: &auxiliary_vector(image),
     })
@@ -257,30 +318,22 @@ fn hwcap2() -> HwCap2 {
     if arch::cpu::features().contains(CpuFeatures::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
 }
 
-/// Not inlined: a `Process` is too large for the stack frame of the caller, whose error paths would drop it.
-#[inline(never)]
-fn new_process(space: Arc<AddressSpace>) -> Arc<Process> {
-    Arc::new(Process::new(space))
-}
-
-fn start_process(
-    process: Arc<Process>,
-    space: Arc<AddressSpace>,
-    launch: &Launch<'_>,
-    frame: UserFrame,
-) -> Result<Arc<Process>, Errno> {
-    for file in launch.files {
+fn start_process(program: LoadedProgram, files: &[Arc<OpenFile>]) -> Result<Arc<Process>, Errno> {
+    let process = Process::new(program.space.clone())?;
+    *process.auxiliary.lock() = Some(program.auxiliary);
+    for file in files {
         fs::insert(&process.files, file.clone(), false, 0)?;
     }
-    process.register();
-    let task = Arc::new(Task::new(process.id(), process.clone(), space, UserVa::new(0)));
-    task.set_name(thread_name(launch.path.as_bytes()));
-    // SAFETY: a frame of a program, which this `enter` takes.
-    let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;
-    if !process.add_thread(&thread) {
-        sched::discard(thread);
-        return Err(Errno::ENOMEM);
+    let task = Task::new(process.id(), process.clone(), program.space, UserVa::new(0));
+    task.set_name(program.name);
+    let thread = new_thread(task, program.frame)?;
+    let added = match process.add_thread(&thread) {
+        true => tree::add_root(&process),
+        false => Err(Errno::ENOMEM),
+    };
+    match added {
+        Ok(()) => sched::make_ready(&thread),
+        Err(_) => sched::discard(thread),
     }
-    sched::make_ready(&thread);
-    Ok(process)
+    added.map(|()| process)
 }

@@ -13,6 +13,8 @@
 //! address space; that of the futex list for a read of the futex word that handles no page fault ([`futex`]);
 //! and that of the address space to repeat an access after a page fault.
 
+mod exec;
+mod fork;
 pub mod futex;
 mod init;
 mod loader;
@@ -24,11 +26,15 @@ mod signalfd;
 pub mod signals;
 mod task;
 pub mod timers;
+pub mod tree;
 mod vdso;
 
+pub use exec::{ExecRequest, exec};
+pub use fork::{CloneRequest, fork, new_thread};
 pub use init::{ENVIRONMENT, environment, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};
-pub use process::{Process, Termination, all};
+pub use process::{Process, Termination};
 pub use return_to_user::{before_return, enter_user};
 pub use signalfd::SignalFd;
 pub use task::{Task, next_id};
+pub use tree::all;

@@ -4,14 +4,18 @@ use super::futex::Futexes;
 use super::signals::ProcessSignals;
 use super::task::{self, Task};
 use super::timers::Timers;
+use super::tree::{self, ExitRecord};
 use crate::debug::{self, FailPoint};
-use crate::fs::FileTable;
 use crate::fs::context::FsContext;
+use crate::fs::{FileTable, OpenFile};
+use crate::memory::heap;
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
-use abi::signal::Signal;
-use alloc::sync::{Arc, Weak};
+use abi::Errno;
+use abi::process::CloneFlags;
+use abi::signal::{SA_NOCLDWAIT, SIG_IGN, Signal};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,46 +63,84 @@ pub struct Process {
     /// The cause of the termination; the first one is kept.
     termination: SpinLock<Option<Termination>>,
     is_terminating: AtomicBool,
+    /// A thread executes another program: all others must exit, and none is added. Changed with `threads`
+    /// locked.
+    is_executing: AtomicBool,
+    /// The thread that executes a program waits here for the exits of the others.
+    thread_exits: WaitQueue,
+    /// The process does not use the address space of its parent any more (`vfork`).
+    has_own_space: AtomicBool,
+    own_space_waiters: WaitQueue,
+    /// Threads that wait for an exit of a child.
+    pub child_exits: WaitQueue,
     /// All resources are released.
     is_released: AtomicBool,
     /// Threads that wait for the release.
     exit_waiters: WaitQueue,
 }
 
-/// The processes with at least one reference, for the memory audit.
-static ALL: SpinLock<Vec<Weak<Process>>> = SpinLock::new(Vec::new());
-
-/// Returns all processes with at least one reference, running or not.
-pub fn all() -> Vec<Arc<Process>> {
-    ALL.lock().iter().filter_map(Weak::upgrade).collect()
-}
-
 impl Process {
-    /// Adds the process to the list of [`all`].
-    pub(super) fn register(self: &Arc<Self>) {
-        let mut all = ALL.lock();
-        all.retain(|process| process.strong_count() > 0);
-        all.push(Arc::downgrade(self));
+    /// Creates a process without threads.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(space: Arc<AddressSpace>) -> Result<Arc<Self>, Errno> {
+        let files = FdTable::new(debug::scaled(FILES_MAX as u64) as usize);
+        Self::with(space, files, FsContext::default(), ProcessSignals::new()?)
     }
 
-    /// Creates a process without threads.
-    pub fn new(space: Arc<AddressSpace>) -> Self {
-        Self {
+    fn with(
+        space: Arc<AddressSpace>,
+        files: FdTable<Arc<OpenFile>>,
+        fs: FsContext,
+        signals: ProcessSignals,
+    ) -> Result<Arc<Self>, Errno> {
+        let process = Self {
             id: task::next_id(),
             space: SpinLock::new(Some(space)),
-            files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
-            fs: FsContext::default(),
+            files: Mutex::new(files),
+            fs,
             futexes: Futexes::new(),
-            signals: SpinLock::new(ProcessSignals::default()),
+            signals: SpinLock::new(signals),
             timers: SpinLock::new(Timers::default()),
             auxiliary: SpinLock::new(None),
             threads: SpinLock::new(Vec::new()),
             exited_cpu_time: AtomicU64::new(0),
             termination: SpinLock::new(None),
             is_terminating: AtomicBool::new(false),
+            is_executing: AtomicBool::new(false),
+            thread_exits: WaitQueue::new(),
+            has_own_space: AtomicBool::new(false),
+            own_space_waiters: WaitQueue::new(),
+            child_exits: WaitQueue::new(),
             is_released: AtomicBool::new(false),
             exit_waiters: WaitQueue::new(),
+        };
+        heap::try_arc(process).ok_or(Errno::ENOMEM)
+    }
+
+    /// Creates a child without threads that runs in `space`: with the same files and signal actions.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn forked(&self, space: Arc<AddressSpace>, flags: CloneFlags) -> Result<Arc<Self>, Errno> {
+        let files = self.files.lock().try_clone()?;
+        let mut signals = ProcessSignals::new()?;
+        signals.actions.copy_from_slice(&self.signals.lock().actions);
+        if flags.contains(CloneFlags::CLEAR_SIGHAND) {
+            signals.reset_handlers();
         }
+        let child = Self::with(space, files, self.fs.copy()?, signals)?;
+        *child.auxiliary.lock() = self.auxiliary.lock().clone();
+        Ok(child)
+    }
+
+    /// Releases a child that was not started.
+    pub(super) fn abandon(&self) {
+        let files = self.files.lock().take_all();
+        files.for_each(drop);
+        self.fs.release();
+        self.leave_space();
     }
 
     /// `getpid`.
@@ -115,7 +157,9 @@ impl Process {
     /// terminating, or there is no memory.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
-        let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_terminating();
+        let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize
+            && !self.is_terminating()
+            && !self.is_executing.load(Ordering::Relaxed);
         let has_room =
             || !debug::fail_point(FailPoint::Heap) && self.futexes.reserve(threads.len() + 1).is_ok();
         let added = may && has_room();
@@ -174,11 +218,79 @@ impl Process {
             self.exited_cpu_time.fetch_add(sched::cpu_time(thread), Ordering::Relaxed);
             threads.len()
         };
+        self.thread_exits.wake_all();
         if left == 0 {
             // The last thread's status is that of the process, unless it is already terminating.
             self.terminate(Termination::Exited(status));
             self.release();
         }
+    }
+
+    /// Ends all threads but `own`, the running one, which executes a program.
+    ///
+    /// # Errors
+    /// `EINTR` if the process is being terminated, or another thread does the same.
+    pub(super) fn end_other_threads(&self, own: &Arc<Thread>) -> Result<(), Errno> {
+        {
+            let threads = self.threads.lock();
+            if self.is_executing.swap(true, Ordering::Relaxed) {
+                return Err(Errno::EINTR);
+            }
+            threads.iter().filter(|other| !Arc::ptr_eq(other, own)).for_each(sched::interrupt);
+        }
+        let is_alone = || (self.threads.lock().len() == 1).then_some(());
+        self.thread_exits.wait_until(None, is_alone).map_err(|_| Errno::EINTR)
+    }
+
+    /// Continues in `space` with `thread`, after the running thread, which is the only one. Returns the old
+    /// address space.
+    pub(super) fn replace_program(
+        &self,
+        space: Arc<AddressSpace>,
+        thread: &Arc<Thread>,
+    ) -> Option<Arc<AddressSpace>> {
+        let mut threads = self.threads.lock();
+        debug_assert!(threads.len() == 1, "{} threads", threads.len());
+        threads.push(thread.clone());
+        self.is_executing.store(false, Ordering::Relaxed);
+        drop(threads);
+        if self.is_terminating() {
+            // `terminate` may have missed it.
+            sched::interrupt(thread);
+        }
+        self.signals.lock().reset_handlers();
+        self.space.lock().replace(space)
+    }
+
+    /// Reserves memory for one more thread than there are, so that [`replace_program`](Self::replace_program)
+    /// does not allocate.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn reserve_thread(&self) -> Result<(), Errno> {
+        let mut threads = self.threads.lock();
+        threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.futexes.reserve(threads.len() + 1).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Records that the process has left the address space that it shared with its parent.
+    pub(super) fn set_own_space(&self) {
+        self.has_own_space.store(true, Ordering::Release);
+        self.own_space_waiters.wake_all();
+    }
+
+    /// Waits until the process has left the address space of its parent, the caller (`vfork`), or the caller
+    /// is being terminated.
+    pub(super) fn wait_for_own_space(&self) {
+        let has_own = || self.has_own_space.load(Ordering::Acquire).then_some(());
+        // An error means that the caller exits.
+        let _ = self.own_space_waiters.wait_until(None, has_own);
+    }
+
+    /// Whether exits of children are not to be waited for.
+    pub(super) fn ignores_children(&self) -> bool {
+        let action = self.signals.lock().actions[Signal::SIGCHLD.number()];
+        action.handler == SIG_IGN || action.flags & SA_NOCLDWAIT != 0
     }
 
     /// Waits until the process has terminated and all its resources are released.
@@ -192,6 +304,12 @@ impl Process {
         }
     }
 
+    fn leave_space(&self) {
+        let space = self.space.lock().take();
+        space.iter().for_each(|space| space.leave());
+        self.set_own_space();
+    }
+
     fn release(&self) {
         // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
@@ -199,8 +317,9 @@ impl Process {
         self.fs.release();
         // No alarm has a reference to the process afterwards.
         self.timers.lock().clear(self);
-        let space = self.space.lock().take();
-        space.iter().for_each(|space| space.leave());
+        self.leave_space();
+        let termination = self.termination.lock().unwrap_or(Termination::Exited(0));
+        tree::exit(self, ExitRecord { termination, cpu_time: self.cpu_time() });
         self.is_released.store(true, Ordering::Release);
         self.exit_waiters.wake_all();
     }

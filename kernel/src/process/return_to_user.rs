@@ -64,4 +64,5 @@ fn detach_from_process(thread: &Arc<Thread>) {
     // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.
     arch::mmu::uninstall_user();
     task.process().remove_thread(thread, task.exit_status());
+    task.start_successor();
 }

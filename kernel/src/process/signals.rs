@@ -10,6 +10,7 @@ use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::signal::*;
 use addr::{Address, UserVa};
+use alloc::vec::Vec;
 use arch::context::FpState;
 use arch::exception::UserFrame;
 use program::{Delivery, PendingSignals};
@@ -17,14 +18,30 @@ use zerocopy::FromZeros;
 
 /// The actions of a process, and the signals that were sent to it.
 pub struct ProcessSignals {
-    pub actions: [SigAction; SIGNALS],
+    /// By signal number. On the heap: too large for the stack frames that a process passes.
+    pub actions: Vec<SigAction>,
     pub pending: PendingSignals,
 }
 
-impl Default for ProcessSignals {
-    fn default() -> Self {
-        let default = SigAction { handler: SIG_DFL, flags: 0, restorer: 0, mask: 0 };
-        Self { actions: [default; SIGNALS], pending: PendingSignals::default() }
+/// The default action.
+const DEFAULT_ACTION: SigAction = SigAction { handler: SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+
+impl ProcessSignals {
+    /// Default actions, and no pending signals.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self, Errno> {
+        let mut actions = Vec::new();
+        actions.try_reserve_exact(SIGNALS).map_err(|_| Errno::ENOMEM)?;
+        actions.resize(SIGNALS, DEFAULT_ACTION);
+        Ok(Self { actions, pending: PendingSignals::default() })
+    }
+
+    /// Replaces handlers by the default action, as `execve` does. Ignored signals stay ignored.
+    pub fn reset_handlers(&mut self) {
+        let handled = self.actions.iter_mut().filter(|action| action.handler != SIG_IGN);
+        handled.for_each(|action| *action = DEFAULT_ACTION);
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Task {
     suspended_mask: SpinLock<Option<SignalSet>>,
     pub signal_stack: SpinLock<StackT>,
     name: SpinLock<ThreadName>,
+    /// The thread that continues the process in another program, after this one has exited (`execve`).
+    successor: SpinLock<Option<Arc<Thread>>>,
 }
 
 /// The registers outside of the trap frame.
@@ -75,6 +77,7 @@ impl Task {
             suspended_mask: SpinLock::new(None),
             signal_stack: SpinLock::new(StackT::default()),
             name: SpinLock::new(ThreadName::default()),
+            successor: SpinLock::new(None),
         }
     }
 
@@ -82,7 +85,7 @@ impl Task {
     /// one.
     pub fn inherit(&self, parent: &Self) {
         self.registers.lock().fp.save();
-        self.signal_mask.store(parent.signal_mask().bits(), Ordering::Relaxed);
+        self.inherit_mask(parent);
         self.set_name(parent.name());
     }
 
@@ -94,6 +97,20 @@ impl Task {
     /// Sets the name, which must end with a zero.
     pub fn set_name(&self, name: ThreadName) {
         *self.name.lock() = name;
+    }
+
+    /// Copies the signal mask of `other`.
+    pub(super) fn inherit_mask(&self, other: &Self) {
+        self.signal_mask.store(other.signal_mask().bits(), Ordering::Relaxed);
+    }
+
+    /// Moves the pending signals to `thread`, which continues after this one and looks for signals first.
+    pub(super) fn move_pending_signals(&self, thread: &Arc<Thread>) {
+        if let Some(task) = Self::of(thread) {
+            let pending = core::mem::take(&mut *self.pending.lock());
+            *task.pending.lock() = pending;
+            sched::notify(thread);
+        }
     }
 
     /// Calls `handle` with the task of the running thread, which has entered the kernel from user space.
@@ -202,6 +219,23 @@ impl Task {
     pub fn exit(&self, status: u8) {
         self.exit_status.store(status, Ordering::Relaxed);
         sched::interrupt(&sched::current());
+    }
+
+    /// Makes the running thread exit, and `successor` run after it.
+    pub(super) fn exit_to(&self, successor: Arc<Thread>) {
+        *self.successor.lock() = Some(successor);
+        self.exit(0);
+    }
+
+    /// Leaves the address space and starts the successor of the running thread, if it has one. The thread
+    /// must not use the address space any more.
+    pub(super) fn start_successor(&self) {
+        let successor = self.successor.lock().take();
+        if let Some(successor) = successor {
+            self.space.leave();
+            self.process.set_own_space();
+            sched::make_ready(&successor);
+        }
     }
 
     /// Returns the exit status; 0 if the whole process terminates.

@@ -264,7 +264,12 @@ impl Timers {
 
     /// Removes all timers.
     pub fn clear(&mut self, process: &Process) {
-        let timers = self.real.take().into_iter().chain(self.posix.drain(..).flatten());
-        timers.for_each(|timer| timer.remove(process));
+        self.real.take().into_iter().for_each(|timer| timer.remove(process));
+        self.clear_posix(process);
+    }
+
+    /// Removes the POSIX timers, as `execve` does.
+    pub fn clear_posix(&mut self, process: &Process) {
+        self.posix.drain(..).flatten().for_each(|timer| timer.remove(process));
     }
 }

@@ -51,6 +51,11 @@ impl WaitQueue {
         self.wait(deadline, condition, Thread::is_signalled)
     }
 
+    /// Blocks until `condition` returns true, also if the process is being terminated.
+    pub fn wait_uninterruptible(&self, mut condition: impl FnMut() -> bool) {
+        while self.wait(None, || condition().then_some(()), |_| false).is_err() {}
+    }
+
     fn wait<R>(
         &self,
         deadline: Option<Nanoseconds>,

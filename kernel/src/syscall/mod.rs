@@ -3,6 +3,7 @@
 //! Arguments are untrusted until a handler has checked them. Each handler implements one system call, as its
 //! Linux manual page specifies.
 
+mod children;
 mod events;
 mod files;
 mod memory;
@@ -16,9 +17,8 @@ mod timers;
 
 use crate::fs::OpenFile;
 use crate::memory::heap;
-use crate::process::Process;
-use crate::process::Task;
 use crate::process::signals::Restart;
+use crate::process::{Process, Task, tree};
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -103,6 +103,7 @@ pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
         Some(known) if allocates(known) && !heap::has_room(HEAP_RESERVE) => Err(Errno::ENOMEM),
         Some(Syscall::Clone) => threads::clone(&call, frame),
         Some(Syscall::SigAltStack) => signals::alt_stack(&call, frame),
+        Some(Syscall::Clone3) => threads::clone3(&call, frame),
         Some(Syscall::RtSigReturn) => signals::return_from_handler(&call, frame),
         Some(known) => run(known, &call),
         None => unknown(number),
@@ -119,7 +120,7 @@ pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
 fn restart(syscall: Syscall, call: &SyscallContext<'_>) -> Option<Restart> {
     use Syscall::*;
     let after_handler = match syscall {
-        Read | ReadV | PRead64 | Write | WriteV | Ioctl => true,
+        Read | ReadV | PRead64 | Write | WriteV | Ioctl | Wait4 | WaitId => true,
         // A relative timeout would start again.
         Futex if call.value(3) == 0 => true,
         RtSigSuspend => false,
@@ -147,6 +148,9 @@ fn allocates(syscall: Syscall) -> bool {
             | GetDents64
             | Brk
             | Clone
+            | Clone3
+            | ExecVe
+            | ExecVeAt
             | MMap
             | MRemap
             | MProtect
@@ -215,6 +219,14 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::TimerFdSetTime => events::timerfd_settime(call),
         Syscall::TimerFdGetTime => events::timerfd_gettime(call),
         Syscall::SignalFd4 => events::signalfd4(call),
+        Syscall::ExecVe => children::execve(call),
+        Syscall::ExecVeAt => children::execveat(call),
+        Syscall::Wait4 => children::wait4(call),
+        Syscall::WaitId => children::waitid(call),
+        Syscall::SetPgid => children::set_group(call),
+        Syscall::GetPgid => children::group(call),
+        Syscall::GetSid => children::session(call),
+        Syscall::SetSid => children::start_session(call),
         Syscall::Exit => threads::exit(call),
         Syscall::ExitGroup => process::exit_group(call),
         Syscall::SetTidAddress => threads::set_tid_address(call),
@@ -234,7 +246,8 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::SchedGetAffinity => threads::get_affinity(call),
         Syscall::SchedSetAffinity => threads::set_affinity(call),
         Syscall::SchedYield => threads::yield_now(),
-        Syscall::Kill | Syscall::TKill | Syscall::TgKill => signals::kill(syscall, call),
+        Syscall::Kill => signals::kill(call),
+        Syscall::TKill | Syscall::TgKill => signals::kill_thread(syscall, call),
         Syscall::RtSigAction => signals::action(call),
         Syscall::RtSigSuspend => signals::suspend(call),
         Syscall::RtSigPending => signals::pending(call),
@@ -248,13 +261,14 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::SysInfo => process::system_info(call),
         Syscall::GetTimeOfDay => time::get_time_of_day(call),
         Syscall::GetPid => Ok(call.process().id().into()),
-        Syscall::GetPpid | Syscall::GetUid | Syscall::GetEuid | Syscall::GetGid | Syscall::GetEgid => Ok(0),
+        Syscall::GetPpid => Ok(tree::with(|tree| tree.parent(call.process().id())).into()),
+        Syscall::GetUid | Syscall::GetEuid | Syscall::GetGid | Syscall::GetEgid => Ok(0),
         Syscall::GetTid => Ok(call.task.id().into()),
         Syscall::Brk => memory::brk(call),
         Syscall::MUnmap => memory::unmap(call),
         Syscall::MRemap => memory::remap(call),
         // Need the frame: `dispatch`.
-        Syscall::Clone | Syscall::SigAltStack | Syscall::RtSigReturn => Err(Errno::ENOSYS),
+        Syscall::Clone | Syscall::Clone3 | Syscall::SigAltStack | Syscall::RtSigReturn => Err(Errno::ENOSYS),
         Syscall::MMap => memory::map(call),
         Syscall::MProtect => memory::protect(call),
         Syscall::MAdvise => memory::advise(call),

@@ -2,10 +2,11 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::process::signals::{self, Receiver};
-use crate::process::{Task, Termination};
+use crate::process::{Process, Task, Termination, tree};
 use crate::sched;
 use abi::signal::*;
 use abi::{Errno, Syscall};
+use alloc::sync::Arc;
 use arch::exception::UserFrame;
 
 /// `rt_sigaction`
@@ -83,18 +84,55 @@ fn signal(number: i32) -> Result<Option<Signal>, Errno> {
     }
 }
 
-/// `kill`, `tkill`, `tgkill`: to the calling process only.
-pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
-    let process = call.process();
-    let (receiver, number, code) = match syscall {
-        Syscall::TgKill if call.int(0) as u32 != process.id() => return Err(Errno::ESRCH),
-        Syscall::TgKill => (Receiver::Thread(call.int(1) as u32), call.int(2), SI_TKILL),
-        Syscall::TKill => (Receiver::Thread(call.int(0) as u32), call.int(1), SI_TKILL),
-        _ if call.int(0) as u32 == process.id() => (Receiver::Process, call.int(1), SI_USER),
-        _ => return Err(Errno::ESRCH),
+/// `tkill`, `tgkill`
+pub fn kill_thread(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
+    let (process, thread, number) = match syscall {
+        Syscall::TgKill => (Some(call.int(0)), call.int(1), call.int(2)),
+        _ => (None, call.int(0), call.int(1)),
     };
-    let info = |signal| SigInfo::sent(signal, code, process.id());
-    signals::send(process, receiver, signal(number)?, info).map(|()| 0)
+    if process.is_some_and(|id| id <= 0) || thread <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let receiver = Receiver::Thread(thread as u32);
+    let signal = signal(number)?;
+    let info = |signal| SigInfo::sent(signal, SI_TKILL, call.process().id());
+    match process {
+        Some(id) => match tree::with(|tree| tree.find(id as u32))? {
+            Some(process) => signals::send(&process, receiver, signal, info).map(|()| 0),
+            None => Err(Errno::ESRCH),
+        },
+        None => {
+            let send = |process: &Arc<Process>| signals::send(process, receiver, signal, info);
+            let sent = tree::select(|_, _| true)?.iter().map(send).find(|sent| *sent != Err(Errno::ESRCH));
+            sent.unwrap_or(Err(Errno::ESRCH)).map(|()| 0)
+        }
+    }
+}
+
+/// `kill`: a process, a process group, or all processes.
+pub fn kill(call: &SyscallContext<'_>) -> SyscallResult {
+    let (own, signal) = (call.process().id(), signal(call.int(1))?);
+    let info = |signal| SigInfo::sent(signal, SI_USER, own);
+    let send = |process: &Arc<Process>| signals::send(process, Receiver::Process, signal, info);
+    let group = match call.int(0) {
+        i32::MIN => return Err(Errno::ESRCH),
+        id if id > 0 => {
+            // A zombie receives nothing, successfully.
+            let process = tree::with(|tree| tree.find(id as u32))?;
+            return process.as_ref().map_or(Ok(()), send).map(|()| 0);
+        }
+        0 => Some(tree::with(|tree| tree.group(own))?),
+        -1 => None,
+        group => Some(group.unsigned_abs()),
+    };
+    // Not to the caller and to a root, as in Linux to init.
+    let root = tree::with(|tree| tree.root_of(own)).unwrap_or(own);
+    let receivers = tree::select(|id, of| match group {
+        Some(group) => of == group,
+        None => id != own && id != root,
+    })?;
+    let sent = receivers.iter().map(send);
+    sent.reduce(Result::or).unwrap_or(Err(Errno::ESRCH)).map(|()| 0)
 }
 
 /// Sends a signal to the calling thread, as the effect of its system call.

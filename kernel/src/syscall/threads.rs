@@ -1,69 +1,136 @@
 //! System calls on threads.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::{self, Task};
+use crate::process::{self, CloneRequest, Task};
 use crate::sched;
 use abi::Errno;
 use abi::futex::*;
-use abi::process::CloneFlags;
-use addr::UserVa;
-use alloc::sync::Arc;
+use abi::process::{CSIGNAL, CloneArgs, CloneFlags};
+use abi::signal::Signal;
+use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
 use zerocopy::IntoBytes;
 
-/// `clone`: threads only, no processes.
+/// `clone`
 pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
-    let flags = CloneFlags::from_bits_retain(call.value(0) as u32);
-    let needed =
-        CloneFlags::VM | CloneFlags::FS | CloneFlags::FILES | CloneFlags::SIGHAND | CloneFlags::THREAD;
-    if !flags.contains(needed) {
-        log::warn!("clone with flags {:#x}: only threads are supported", call.value(0));
-        return Err(Errno::ENOSYS);
+    let flags = call.value(0);
+    create(
+        call,
+        frame,
+        &CloneRequest {
+            flags: CloneFlags::from_bits_retain(flags & u64::from(u32::MAX) & !CSIGNAL),
+            exit_signal: exit_signal(flags & CSIGNAL)?,
+            stack: call.address(1),
+            parent_tid: call.address(2),
+            tls: call.address(3),
+            child_tid: call.address(4),
+        },
+    )
+}
+
+/// `clone3`
+pub fn clone3(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
+    let size = call.length(1);
+    if size < size_of::<CloneArgs>() {
+        return Err(Errno::EINVAL);
     }
-    let tls =
-        if flags.contains(CloneFlags::SETTLS) { call.address(3) } else { arch::context::thread_pointer() };
-    let id = process::next_id();
-    let task = Task::new(id, call.process().clone(), call.task.space().clone(), tls);
+    if size > PAGE_SIZE as usize {
+        return Err(Errno::E2BIG);
+    }
+    let arguments: CloneArgs = call.memory().read(call.address(0))?;
+    // Fields of later versions must be 0.
+    let mut at = size_of::<CloneArgs>();
+    while at < size {
+        if call.memory().read::<u8>(call.address(0) + at as u64)? != 0 {
+            return Err(Errno::E2BIG);
+        }
+        at += 1;
+    }
+    let flags = CloneFlags::from_bits_retain(arguments.flags);
+    let stack = arguments.stack.checked_add(arguments.stack_size).ok_or(Errno::EINVAL)?;
+    let has_stack = arguments.stack != 0;
+    if arguments.flags & CSIGNAL != 0 || has_stack != (arguments.stack_size != 0) {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(CloneFlags::THREAD | CloneFlags::PARENT) && arguments.exit_signal != 0 {
+        return Err(Errno::EINVAL);
+    }
+    create(
+        call,
+        frame,
+        &CloneRequest {
+            flags,
+            exit_signal: exit_signal(arguments.exit_signal)?,
+            stack: UserVa::new(stack),
+            parent_tid: UserVa::new(arguments.parent_tid),
+            tls: UserVa::new(arguments.tls),
+            child_tid: UserVa::new(arguments.child_tid),
+        },
+    )
+}
+
+/// Returns the signal that the exit of a child sends.
+///
+/// # Errors
+/// `EINVAL`.
+fn exit_signal(number: u64) -> Result<Option<Signal>, Errno> {
+    match number {
+        0 => Ok(None),
+        _ => Signal::from_number(number).map(Some).ok_or(Errno::EINVAL),
+    }
+}
+
+/// Creates a thread or a process.
+///
+/// # Errors
+/// `EINVAL` for flags that are unknown or that do not fit, `EAGAIN`, `ENOMEM`.
+fn create(call: &SyscallContext<'_>, frame: &UserFrame, request: &CloneRequest) -> SyscallResult {
+    let thread =
+        CloneFlags::VM | CloneFlags::FS | CloneFlags::FILES | CloneFlags::SIGHAND | CloneFlags::THREAD;
+    let common = CloneFlags::SETTLS
+        | CloneFlags::PARENT_SETTID
+        | CloneFlags::CHILD_SETTID
+        | CloneFlags::CHILD_CLEARTID
+        | CloneFlags::SYSVSEM
+        | CloneFlags::DETACHED
+        | CloneFlags::UNTRACED
+        | CloneFlags::IO;
+    let flags = request.flags;
+    if flags.contains(thread) && (thread | common).contains(flags) {
+        return create_thread(call, frame, request);
+    }
+    // Files, the current directory and signal actions are shared by threads only.
+    let process = common | CloneFlags::VM | CloneFlags::VFORK | CloneFlags::CLEAR_SIGHAND;
+    if !process.contains(flags) {
+        log::warn!("clone with flags {:#x} is not supported", flags.bits());
+        return Err(Errno::EINVAL);
+    }
+    process::fork(call.task, frame, request).map(u64::from)
+}
+
+fn create_thread(call: &SyscallContext<'_>, frame: &UserFrame, request: &CloneRequest) -> SyscallResult {
+    let (id, flags) = (process::next_id(), request.flags);
+    let (process, space) = (call.process(), call.task.space());
+    let task = Task::new(id, process.clone(), space.clone(), request.thread_pointer());
     task.inherit(call.task);
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
-        task.set_clear_tid(call.address(4));
+        task.set_clear_tid(request.child_tid);
     }
-    store_tid(call, flags, id)?;
-    start(call, task, child_frame(frame, call.address(1)))?;
-    Ok(id.into())
-}
-
-fn store_tid(call: &SyscallContext<'_>, flags: CloneFlags, id: u32) -> Result<(), Errno> {
-    let stores = [(CloneFlags::PARENT_SETTID, 2), (CloneFlags::CHILD_SETTID, 4)];
-    for (_, argument) in stores.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
-        call.memory().write(call.address(argument), &id)?;
+    let stores =
+        [(CloneFlags::PARENT_SETTID, request.parent_tid), (CloneFlags::CHILD_SETTID, request.child_tid)];
+    for (_, at) in stores.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
+        call.memory().write(at, &id)?;
     }
-    Ok(())
-}
-
-/// Returns the frame of the child, which returns 0 from the same system call on its own stack.
-fn child_frame(frame: &UserFrame, stack: UserVa) -> UserFrame {
-    let mut child = frame.clone();
-    child.x_mut()[0] = 0;
-    if stack.raw() != 0 {
-        child.set_sp(stack);
-    }
-    child
-}
-
-fn start(call: &SyscallContext<'_>, task: Task, frame: UserFrame) -> Result<(), Errno> {
-    // SAFETY: a frame of a program, which this `enter` takes.
-    let thread = unsafe { sched::new_user_thread(Arc::new(task), frame, process::enter_user) };
-    let thread = thread.map_err(|_| Errno::EAGAIN)?;
-    if !call.process().add_thread(&thread) {
+    let thread = process::new_thread(task, request.frame(frame))?;
+    if !process.add_thread(&thread) {
         sched::discard(thread);
         return Err(Errno::EAGAIN);
     }
     sched::make_ready(&thread);
-    Ok(())
+    Ok(id.into())
 }
 
-/// `exit`: this thread, and the process with its last thread.
+/// `exit`: this thread/// `exit`: this thread, and the process with its last thread.
 pub fn exit(call: &SyscallContext<'_>) -> SyscallResult {
     call.task.exit(call.value(0) as u8);
     Ok(0)

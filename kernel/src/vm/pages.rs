@@ -95,8 +95,8 @@ pub fn write(frame: PhysAddr) -> CowWrite {
     record(Pfn::containing(frame)).write()
 }
 
-/// Adds an owner to the frame of a parent: the entry of its child. Returns the frame, or a copy if a device may
-/// write the frame.
+/// Adds an owner to the frame of a parent: the entry of its child. Returns the frame, or a copy if a device
+/// may write the frame.
 ///
 /// # Safety
 /// A process owns the frame, and its address space is locked.

@@ -76,6 +76,9 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | ClockNanoSleep
             | SchedYield
             | Clone
+            | Clone3
+            | Wait4
+            | WaitId
             | Kill
             | TKill
             | TgKill
@@ -144,7 +147,7 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     // SAFETY: uninstalled below, before the drop of the process.
     unsafe { space.install() };
     UserMemory::new(&space).write_bytes(UserVa::new(MEMORY), &page).unwrap();
-    let task = Arc::new(Task::new(1, Arc::new(Process::new(space.clone())), space, UserVa::new(0)));
+    let task = Arc::new(Task::new(1, Process::new(space.clone()).unwrap(), space, UserVa::new(0)));
     let (mut trace, mut results) = (String::new(), [0; 4]);
     for (index, call) in calls.chunks_exact(CALL).take(MAX_CALLS).enumerate() {
         let known = Syscall::ALL[usize::from(call[0]) % Syscall::ALL.len()];

@@ -23,7 +23,7 @@ const PROCESSES: usize = 4;
 
 /// The state of a page that a process must see.
 #[derive(Clone, Copy)]
-struct ExpectedPage {
+struct PrivatePage {
     prot: Prot,
     value: u64,
     /// Identifies the frame that a pin of the page keeps: changed when the page gets a new frame.
@@ -33,7 +33,7 @@ struct ExpectedPage {
 struct TestProcess {
     space: AddressSpace,
     id: u64,
-    pages: Vec<Option<ExpectedPage>>,
+    pages: Vec<Option<PrivatePage>>,
 }
 
 /// A page that a device can write.
@@ -44,7 +44,7 @@ struct Pin {
     pages: PinnedPages,
 }
 
-struct Workload {
+struct ForkWorkload {
     seed: u64,
     processes: Vec<TestProcess>,
     pins: Vec<Pin>,
@@ -59,7 +59,8 @@ struct Workload {
 pub fn run(seed: u64) {
     let file = SharedMemory::new().unwrap();
     file.writer().truncate(PAGES * PAGE_SIZE).unwrap();
-    let mut workload = Workload { seed, processes: Vec::new(), pins: Vec::new(), shared: 0, file, last: 0 };
+    let mut workload =
+        ForkWorkload { seed, processes: Vec::new(), pins: Vec::new(), shared: 0, file, last: 0 };
     let space = AddressSpace::new().unwrap();
     space.map_shared_anonymous(PAGE_SIZE, MmapPlacement::Fixed(SHARED), READ_WRITE).unwrap();
     workload.start_process(space, vec![None; PAGES as usize]);
@@ -79,7 +80,7 @@ fn address(page: usize) -> UserVa {
     START + page as u64 * PAGE_SIZE
 }
 
-impl Workload {
+impl ForkWorkload {
     fn below(&mut self, end: u64) -> usize {
         self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         ((self.seed >> 33) % end) as usize
@@ -90,7 +91,7 @@ impl Workload {
         self.last
     }
 
-    fn start_process(&mut self, space: AddressSpace, pages: Vec<Option<ExpectedPage>>) {
+    fn start_process(&mut self, space: AddressSpace, pages: Vec<Option<PrivatePage>>) {
         let id = self.next();
         self.processes.push(TestProcess { space, id, pages });
     }
@@ -164,7 +165,7 @@ impl Workload {
         };
         for page in pages {
             let generation = self.next();
-            self.processes[which].pages[page] = Some(ExpectedPage { prot: READ_WRITE, value: 0, generation });
+            self.processes[which].pages[page] = Some(PrivatePage { prot: READ_WRITE, value: 0, generation });
         }
     }
 

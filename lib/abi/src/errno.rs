@@ -35,6 +35,7 @@ errors! {
     E2BIG = 7 "argument list too long",
     ENOEXEC = 8 "exec format error",
     EBADF = 9 "bad file descriptor",
+    ECHILD = 10 "no child processes",
     EAGAIN = 11 "resource temporarily unavailable",
     ENOMEM = 12 "cannot allocate memory",
     EACCES = 13 "permission denied",
@@ -59,6 +60,7 @@ errors! {
     ENOTEMPTY = 39 "directory not empty",
     ELOOP = 40 "too many levels of symbolic links",
     EOVERFLOW = 75 "value too large for defined data type",
+    ELIBBAD = 80 "accessing a corrupted shared library",
     EOPNOTSUPP = 95 "operation not supported",
     ETIMEDOUT = 110 "timed out",
 }

@@ -5,9 +5,9 @@ use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bitflags! {
-    /// Flags of `clone` (`CLONE_*`); the low byte is the exit signal, 0 for threads.
+    /// Flags of `clone` and `clone3` (`CLONE_*`). In `clone` the low byte is the exit signal.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct CloneFlags: u32 {
+    pub struct CloneFlags: u64 {
         /// Shares the address space.
         const VM = 0x100;
         /// Shares the current directory.
@@ -16,10 +16,14 @@ bitflags! {
         const FILES = 0x400;
         /// Shares the signal handlers.
         const SIGHAND = 0x800;
+        /// The parent is that of the caller.
+        const PARENT = 0x8000;
         /// A thread of the same process.
         const THREAD = 0x1_0000;
         /// Shares System V semaphore adjustments; there are none.
         const SYSVSEM = 0x4_0000;
+        /// The parent waits until the child has executed a program or exited.
+        const VFORK = 0x4000;
         /// Sets TPIDR_EL0 to the `tls` argument.
         const SETTLS = 0x8_0000;
         /// Stores the thread ID at `parent_tid`.
@@ -28,8 +32,83 @@ bitflags! {
         const CHILD_CLEARTID = 0x20_0000;
         /// Ignored, as in Linux.
         const DETACHED = 0x40_0000;
+        /// Ignored, as in Linux without a tracer.
+        const UNTRACED = 0x80_0000;
         /// Stores the thread ID at `child_tid`.
         const CHILD_SETTID = 0x100_0000;
+        /// Shares the I/O context, which has no effect here.
+        const IO = 0x8000_0000;
+        /// Resets the signal handlers; `clone3` only.
+        const CLEAR_SIGHAND = 0x1_0000_0000;
+    }
+}
+
+/// The exit signal in the flags of `clone`.
+pub const CSIGNAL: u64 = 0xff;
+
+/// `struct clone_args`, of which later versions have more fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CloneArgs {
+    /// [`CloneFlags`].
+    pub flags: u64,
+    /// The address of the pidfd.
+    pub pidfd: u64,
+    /// The address of the thread ID in the child.
+    pub child_tid: u64,
+    /// The address of the thread ID in the parent.
+    pub parent_tid: u64,
+    /// The signal to the parent when the child exits.
+    pub exit_signal: u64,
+    /// The lowest address of the stack.
+    pub stack: u64,
+    /// The size of the stack.
+    pub stack_size: u64,
+    /// The `tls` argument.
+    pub tls: u64,
+}
+
+/// `wait4`, `waitid`: returns at once.
+pub const WNOHANG: u32 = 1;
+/// `wait4`, `waitid`: stopped children, too.
+pub const WUNTRACED: u32 = 2;
+/// `waitid`: exited children.
+pub const WEXITED: u32 = 4;
+/// `wait4`, `waitid`: continued children, too.
+pub const WCONTINUED: u32 = 8;
+/// `waitid`: the child stays waitable.
+pub const WNOWAIT: u32 = 0x0100_0000;
+/// `wait4`, `waitid`: children of the calling thread only.
+pub const WNOTHREAD: u32 = 0x2000_0000;
+/// `wait4`, `waitid`: all children, whatever their exit signal is.
+pub const WALL: u32 = 0x4000_0000;
+/// `wait4`, `waitid`: children with another exit signal than SIGCHLD.
+pub const WCLONE: u32 = 0x8000_0000;
+
+/// `waitid`: any child.
+pub const P_ALL: u64 = 0;
+/// `waitid`: the child with this id.
+pub const P_PID: u64 = 1;
+/// `waitid`: the children in this process group.
+pub const P_PGID: u64 = 2;
+
+/// `struct rusage` of a process that is known by its CPU time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RUsage {
+    /// User time: seconds and microseconds.
+    pub user_time: [i64; 2],
+    /// System time.
+    pub system_time: [i64; 2],
+    /// Memory, page faults, and so on: not counted.
+    pub counts: [i64; 14],
+}
+
+impl RUsage {
+    /// The usage of a process that ran for `cpu_time` nanoseconds.
+    pub fn of(cpu_time: u64) -> Self {
+        let user_time = [(cpu_time / 1_000_000_000) as i64, (cpu_time % 1_000_000_000 / 1000) as i64];
+        Self { user_time, ..Self::default() }
     }
 }
 

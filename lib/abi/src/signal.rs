@@ -283,6 +283,10 @@ pub const SI_KERNEL: i32 = 0x80;
 pub const SI_TKILL: i32 = -6;
 /// `si_code`: sent by a POSIX timer.
 pub const SI_TIMER: i32 = -2;
+/// `si_code` of SIGCHLD: the child has exited.
+pub const CLD_EXITED: i32 = 1;
+/// `si_code` of SIGCHLD: a signal has terminated the child.
+pub const CLD_KILLED: i32 = 2;
 /// `si_code` of SIGSEGV: no mapping at the address.
 pub const SEGV_MAPERR: i32 = 1;
 /// `si_code` of SIGSEGV: the mapping does not permit the access.
@@ -323,6 +327,15 @@ impl SigInfo {
     /// Sets the number of expirations of the POSIX timer after that which sent the signal.
     pub const fn set_overrun(&mut self, count: u32) {
         self.fields[0] = self.fields[0] as u32 as u64 | (count as u64) << 32;
+    }
+
+    /// The exit of the child `id`, of user 0, with a status by `code`, which ran for `cpu_time` nanoseconds.
+    pub const fn child(signal: Signal, code: i32, id: u32, status: i32, cpu_time: u64) -> Self {
+        /// Nanoseconds of a clock tick: `USER_HZ` is 100.
+        const TICK: u64 = 10_000_000;
+        let mut info = Self::sent(signal, code, id);
+        (info.fields[1], info.fields[2]) = (status as u32 as u64, cpu_time / TICK);
+        info
     }
 
     /// A signal of the kernel because of an access to `address`, or an instruction there.
@@ -420,6 +433,8 @@ impl From<SigInfo> for SignalFdInfo {
     }
 }
 
+/// `sigaction` of SIGCHLD: exits of children are not waited for.
+pub const SA_NOCLDWAIT: u64 = 2;
 /// `sigaction`: the handler gets a [`SigInfo`] and a [`UContext`].
 pub const SA_SIGINFO: u64 = 4;
 /// `sigaction`: the handler runs on the alternate signal stack.

@@ -92,6 +92,7 @@ syscalls! {
     UTimeNsAt = 88 "utimensat",
     Exit = 93 "exit",
     ExitGroup = 94 "exit_group",
+    WaitId = 95 "waitid",
     SetTidAddress = 96 "set_tid_address",
     Futex = 98 "futex",
     SetRobustList = 99 "set_robust_list",
@@ -120,6 +121,10 @@ syscalls! {
     RtSigTimedWait = 137 "rt_sigtimedwait",
     RtSigReturn = 139 "rt_sigreturn",
     Times = 153 "times",
+    SetPgid = 154 "setpgid",
+    GetPgid = 155 "getpgid",
+    GetSid = 156 "getsid",
+    SetSid = 157 "setsid",
     Uname = 160 "uname",
     GetRUsage = 165 "getrusage",
     UMask = 166 "umask",
@@ -138,15 +143,19 @@ syscalls! {
     MUnmap = 215 "munmap",
     MRemap = 216 "mremap",
     Clone = 220 "clone",
+    ExecVe = 221 "execve",
     MMap = 222 "mmap",
     FAdvise64 = 223 "fadvise64",
     MProtect = 226 "mprotect",
     MAdvise = 233 "madvise",
+    Wait4 = 260 "wait4",
     PrLimit64 = 261 "prlimit64",
     RenameAt2 = 276 "renameat2",
     GetRandom = 278 "getrandom",
     MemfdCreate = 279 "memfd_create",
+    ExecVeAt = 281 "execveat",
     Statx = 291 "statx",
+    Clone3 = 435 "clone3",
     FAccessAt2 = 439 "faccessat2",
     EpollPWait2 = 441 "epoll_pwait2",
 }
@@ -169,7 +178,7 @@ mod tests {
 
     #[test]
     fn unimplemented_numbers_are_none() {
-        for number in [0, 221, 1 << 16 | 64, u64::MAX] {
+        for number in [0, 300, 1 << 16 | 64, u64::MAX] {
             assert_eq!(Syscall::from_number(number), None, "{number}");
         }
     }

@@ -18,8 +18,8 @@
 //! - [`PageTable::protect`] rewrites entries. The new rights are guaranteed once the caller has invalidated
 //!   the range.
 //! - Break-before-make (D8.16.1) within a call - splitting a block or a contiguous group, changing a memory
-//!   type, replacing the frame of a page, undoing a failed map - uses [`TableMemory::invalidate`]. An access through a broken entry faults:
-//!   a CPU has to retry it; a device must not be using the range.
+//!   type, replacing the frame of a page, undoing a failed map - uses [`TableMemory::invalidate`]. An access
+//!   through a broken entry faults: a CPU has to retry it; a device must not be using the range.
 //!
 //! # Cost
 //!

@@ -113,6 +113,25 @@ impl<F: Clone> FdTable<F> {
         self.slots[number as usize].take().map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
     }
 
+    /// A table with the same descriptors and files, for a child process.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(self.slots.len()).map_err(|_| Errno::ENOMEM)?;
+        slots.extend(self.slots.iter().cloned());
+        Ok(Self { slots, ..*self })
+    }
+
+    /// Removes the first descriptor from number `from` on that `execve` closes. Returns its number and file.
+    pub fn take_close_on_exec(&mut self, from: usize) -> Option<(usize, F)> {
+        let closes = |slot: &Option<FdEntry<F>>| slot.as_ref().is_some_and(|entry| entry.close_on_exec);
+        let number = from + self.slots.get(from..)?.iter().position(closes)?;
+        let file = self.remove(number as i32).ok()?;
+        Some((number, file))
+    }
+
     /// Empties the table and returns its files in ascending order of their numbers.
     pub fn take_all(&mut self) -> impl Iterator<Item = F> + use<F> {
         self.full_below = 0;
@@ -139,6 +158,25 @@ impl<F: Clone> FdTable<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exec_closes_marked_descriptors_only() {
+        let mut parent = FdTable::new(16);
+        for (file, close_on_exec) in [(10, false), (11, true), (12, false), (13, true)] {
+            parent.insert(file, close_on_exec, 0).unwrap();
+        }
+        let mut child = parent.try_clone().unwrap();
+        let mut from = 0;
+        let mut closed = Vec::new();
+        while let Some((number, file)) = child.take_close_on_exec(from) {
+            from = number;
+            closed.push((number, file));
+        }
+        assert_eq!(closed, [(1, 11), (3, 13)]);
+        assert_eq!(child.get(1), Err(Errno::EBADF));
+        assert_eq!(child.insert(14, false, 0), Ok(1));
+        assert_eq!(parent.get(1).map(|entry| entry.file), Ok(11));
+    }
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

@@ -171,7 +171,7 @@ mod tests {
     const PAGES: usize = 4;
 
     #[derive(Clone, Debug)]
-    enum Op {
+    enum FrameOp {
         Fork(usize),
         Write(usize, usize),
         Pin(usize, usize),
@@ -181,18 +181,18 @@ mod tests {
         Exit(usize),
     }
 
-    fn op() -> impl Strategy<Value = Op> {
+    fn op() -> impl Strategy<Value = FrameOp> {
         let process = 0usize..6;
         let page = 0usize..PAGES;
         prop_oneof![
-            process.clone().prop_map(Op::Fork),
-            (process.clone(), page.clone()).prop_map(|(process, page)| Op::Write(process, page)),
-            (process.clone(), page.clone()).prop_map(|(process, page)| Op::Write(process, page)),
-            (process.clone(), page.clone()).prop_map(|(process, page)| Op::Pin(process, page)),
-            (0usize..8).prop_map(Op::DeviceWrite),
-            (0usize..8).prop_map(Op::Unpin),
-            (process.clone(), page).prop_map(|(process, page)| Op::Unmap(process, page)),
-            process.prop_map(Op::Exit),
+            process.clone().prop_map(FrameOp::Fork),
+            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Write(process, page)),
+            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Write(process, page)),
+            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Pin(process, page)),
+            (0usize..8).prop_map(FrameOp::DeviceWrite),
+            (0usize..8).prop_map(FrameOp::Unpin),
+            (process.clone(), page).prop_map(|(process, page)| FrameOp::Unmap(process, page)),
+            process.prop_map(FrameOp::Exit),
         ]
     }
 
@@ -262,9 +262,9 @@ mod tests {
             Some(frame)
         }
 
-        fn run(&mut self, op: &Op) {
+        fn run(&mut self, op: &FrameOp) {
             match *op {
-                Op::Fork(parent) if parent < self.processes.len() && self.processes.len() < 6 => {
+                FrameOp::Fork(parent) if parent < self.processes.len() && self.processes.len() < 6 => {
                     let mut child = BTreeMap::new();
                     for (page, Page { frame, is_writable }) in self.processes[parent].clone() {
                         let forked = match self.frames[frame].0.fork().unwrap() {
@@ -282,20 +282,20 @@ mod tests {
                     self.processes.push(child);
                     self.expected.push(self.expected[parent].clone());
                 }
-                Op::Write(process, page) if process < self.processes.len() => {
+                FrameOp::Write(process, page) if process < self.processes.len() => {
                     if let Some(frame) = self.break_cow(process, page) {
                         self.next += 1;
                         self.frames[frame].1 = self.next;
                         self.expected[process].insert(page, self.next);
                     }
                 }
-                Op::Pin(process, page) if process < self.processes.len() && self.pins.len() < 8 => {
+                FrameOp::Pin(process, page) if process < self.processes.len() && self.pins.len() < 8 => {
                     if let Some(frame) = self.break_cow(process, page) {
                         self.frames[frame].0.pin().unwrap();
                         self.pins.push((frame, process, page));
                     }
                 }
-                Op::DeviceWrite(pin) if pin < self.pins.len() => {
+                FrameOp::DeviceWrite(pin) if pin < self.pins.len() => {
                     let (frame, process, page) = self.pins[pin];
                     assert!(!self.frames[frame].2, "a device writes to the free frame {frame}");
                     self.next += 1;
@@ -304,13 +304,13 @@ mod tests {
                         self.expected[process].insert(page, self.next);
                     }
                 }
-                Op::Unpin(pin) if pin < self.pins.len() => {
+                FrameOp::Unpin(pin) if pin < self.pins.len() => {
                     let (frame, ..) = self.pins.swap_remove(pin);
                     let is_last = self.frames[frame].0.unpin();
                     self.free(frame, is_last);
                 }
-                Op::Unmap(process, page) if process < self.processes.len() => self.unmap(process, page),
-                Op::Exit(process) if process < self.processes.len() => {
+                FrameOp::Unmap(process, page) if process < self.processes.len() => self.unmap(process, page),
+                FrameOp::Exit(process) if process < self.processes.len() => {
                     (0..PAGES).for_each(|page| self.unmap(process, page));
                 }
                 _ => {}

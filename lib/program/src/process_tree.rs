@@ -11,12 +11,12 @@ use alloc::vec::Vec;
 #[derive(Debug)]
 pub struct ProcessTree<P, E> {
     /// By ascending id.
-    nodes: Vec<Node<P, E>>,
+    nodes: Vec<TreeEntry<P, E>>,
     limit: usize,
 }
 
 #[derive(Debug)]
-struct Node<P, E> {
+struct TreeEntry<P, E> {
     id: u32,
     /// 0 for a root.
     parent: u32,
@@ -25,11 +25,11 @@ struct Node<P, E> {
     exit_signal: Option<Signal>,
     /// Whether it has executed a program since the fork.
     has_executed: bool,
-    state: State<P, E>,
+    state: Lifecycle<P, E>,
 }
 
 #[derive(Debug)]
-enum State<P, E> {
+enum Lifecycle<P, E> {
     Running(P),
     Zombie(E),
 }
@@ -89,8 +89,16 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
     /// # Errors
     /// `EAGAIN` at the limit, `ENOMEM`.
     pub fn add_root(&mut self, id: u32, process: P) -> Result<(), Errno> {
-        let state = State::Running(process);
-        self.add(Node { id, parent: 0, group: id, session: id, exit_signal: None, has_executed: true, state })
+        let state = Lifecycle::Running(process);
+        self.add(TreeEntry {
+            id,
+            parent: 0,
+            group: id,
+            session: id,
+            exit_signal: None,
+            has_executed: true,
+            state,
+        })
     }
 
     /// Adds a child of `parent`, in its process group and session. `exit_signal` is sent to the parent when
@@ -105,12 +113,12 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         process: P,
         exit_signal: Option<Signal>,
     ) -> Result<(), Errno> {
-        let Node { group, session, .. } = *self.running(parent).ok_or(Errno::ESRCH)?;
-        let state = State::Running(process);
-        self.add(Node { id, parent, group, session, exit_signal, has_executed: false, state })
+        let TreeEntry { group, session, .. } = *self.running(parent).ok_or(Errno::ESRCH)?;
+        let state = Lifecycle::Running(process);
+        self.add(TreeEntry { id, parent, group, session, exit_signal, has_executed: false, state })
     }
 
-    fn add(&mut self, node: Node<P, E>) -> Result<(), Errno> {
+    fn add(&mut self, node: TreeEntry<P, E>) -> Result<(), Errno> {
         if self.nodes.len() >= self.limit {
             return Err(Errno::EAGAIN);
         }
@@ -124,8 +132,8 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
     pub fn remove(&mut self, id: u32) -> Option<P> {
         let at = self.index(id)?;
         match self.nodes.remove(at).state {
-            State::Running(process) => Some(process),
-            State::Zombie(_) => None,
+            Lifecycle::Running(process) => Some(process),
+            Lifecycle::Zombie(_) => None,
         }
     }
 
@@ -138,27 +146,28 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         let mut has_zombie = false;
         for child in self.nodes.iter_mut().filter(|node| node.parent == id) {
             child.parent = adopter_id;
-            has_zombie |= matches!(child.state, State::Zombie(_));
+            has_zombie |= matches!(child.state, Lifecycle::Zombie(_));
         }
-        self.nodes.retain(|node| node.parent != 0 || matches!(node.state, State::Running(_)));
+        self.nodes.retain(|node| node.parent != 0 || matches!(node.state, Lifecycle::Running(_)));
         let adopter = self.running_process(adopter_id).filter(|_| has_zombie);
         if adopter.as_ref().is_some_and(&is_ignored) {
-            self.nodes.retain(|node| node.parent != adopter_id || matches!(node.state, State::Running(_)));
+            self.nodes
+                .retain(|node| node.parent != adopter_id || matches!(node.state, Lifecycle::Running(_)));
         }
         let at = self.index(id)?;
         let node = &self.nodes[at];
         let parent = self.running_process(node.parent).map(|parent| (parent, node.exit_signal));
         let vanishes = is_root || parent.as_ref().is_none_or(|(parent, _)| is_ignored(parent));
-        let state = core::mem::replace(&mut self.nodes[at].state, State::Zombie(exit));
+        let state = core::mem::replace(&mut self.nodes[at].state, Lifecycle::Zombie(exit));
         if vanishes {
             self.nodes.remove(at);
         }
-        let State::Running(process) = state else { return None };
+        let Lifecycle::Running(process) = state else { return None };
         Some(Exit { process, parent, adopter })
     }
 
     /// The root above process `id`, or that process if it is a root.
-    fn root_of(&self, id: u32) -> Option<u32> {
+    pub fn root_of(&self, id: u32) -> Option<u32> {
         let mut node = self.running(id)?;
         while node.parent != 0 {
             node = self.node(node.parent)?;
@@ -174,7 +183,7 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         kind: ChildKind,
         removes: bool,
     ) -> ChildWait<E> {
-        let is_selected = |node: &Node<P, E>| {
+        let is_selected = |node: &TreeEntry<P, E>| {
             let is_forked = node.exit_signal == Some(Signal::SIGCHLD);
             let is_kind = match kind {
                 ChildKind::Forked => is_forked,
@@ -191,8 +200,8 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         let mut result = ChildWait::NoChild;
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| is_selected(node)) {
             match node.state {
-                State::Running(_) => result = ChildWait::Pending,
-                State::Zombie(exit) => {
+                Lifecycle::Running(_) => result = ChildWait::Pending,
+                Lifecycle::Zombie(exit) => {
                     let id = node.id;
                     if removes {
                         self.nodes.remove(at);
@@ -210,8 +219,8 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
     /// `ESRCH`.
     pub fn find(&self, id: u32) -> Result<Option<P>, Errno> {
         match &self.node(id).ok_or(Errno::ESRCH)?.state {
-            State::Running(process) => Ok(Some(process.clone())),
-            State::Zombie(_) => Ok(None),
+            Lifecycle::Running(process) => Ok(Some(process.clone())),
+            Lifecycle::Zombie(_) => Ok(None),
         }
     }
 
@@ -239,7 +248,9 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
     /// The running processes that `selects` returns true for, given id, group and session.
     pub fn select(&self, selects: impl Fn(u32, u32, u32) -> bool) -> impl Iterator<Item = P> {
         self.nodes.iter().filter_map(move |node| match &node.state {
-            State::Running(process) if selects(node.id, node.group, node.session) => Some(process.clone()),
+            Lifecycle::Running(process) if selects(node.id, node.group, node.session) => {
+                Some(process.clone())
+            }
             _ => None,
         })
     }
@@ -306,18 +317,18 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         self.nodes.binary_search_by_key(&id, |node| node.id).ok()
     }
 
-    fn node(&self, id: u32) -> Option<&Node<P, E>> {
+    fn node(&self, id: u32) -> Option<&TreeEntry<P, E>> {
         self.index(id).map(|at| &self.nodes[at])
     }
 
-    fn running(&self, id: u32) -> Option<&Node<P, E>> {
-        self.node(id).filter(|node| matches!(node.state, State::Running(_)))
+    fn running(&self, id: u32) -> Option<&TreeEntry<P, E>> {
+        self.node(id).filter(|node| matches!(node.state, Lifecycle::Running(_)))
     }
 
     fn running_process(&self, id: u32) -> Option<P> {
         match &self.node(id)?.state {
-            State::Running(process) => Some(process.clone()),
-            State::Zombie(_) => None,
+            Lifecycle::Running(process) => Some(process.clone()),
+            Lifecycle::Zombie(_) => None,
         }
     }
 }
@@ -329,13 +340,13 @@ mod tests {
     use alloc::vec;
     use proptest::prelude::*;
 
-    type Tree = ProcessTree<u32, i32>;
+    type TestTree = ProcessTree<u32, i32>;
 
     const ROOT: u32 = 1;
 
     /// A root with the children 2 and 3; 4 is a child of 2.
-    fn family() -> Tree {
-        let mut tree = Tree::new(16);
+    fn family() -> TestTree {
+        let mut tree = TestTree::new(16);
         tree.add_root(ROOT, ROOT).unwrap();
         for (parent, id) in [(ROOT, 2), (ROOT, 3), (2, 4)] {
             tree.add_child(parent, id, id, Some(Signal::SIGCHLD)).unwrap();
@@ -343,11 +354,11 @@ mod tests {
         tree
     }
 
-    fn exit(tree: &mut Tree, id: u32) -> Exit<u32> {
+    fn exit(tree: &mut TestTree, id: u32) -> Exit<u32> {
         tree.exit(id, id as i32 * 10, |_| false).unwrap()
     }
 
-    fn wait(tree: &mut Tree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
+    fn wait(tree: &mut TestTree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
         tree.wait(parent, selector, ChildKind::Forked, true)
     }
 
@@ -415,7 +426,7 @@ mod tests {
 
     #[test]
     fn number_of_processes_is_limited() {
-        let mut tree = Tree::new(2);
+        let mut tree = TestTree::new(2);
         tree.add_root(1, 1).unwrap();
         assert_eq!(tree.add_child(7, 2, 2, None), Err(Errno::ESRCH));
         tree.add_child(1, 2, 2, None).unwrap();
@@ -458,18 +469,18 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Op {
+    enum TreeOp {
         Fork(usize),
         Exit(usize),
         Wait(usize),
     }
 
-    fn op() -> impl Strategy<Value = Op> {
+    fn op() -> impl Strategy<Value = TreeOp> {
         let process = 0usize..10;
         prop_oneof![
-            process.clone().prop_map(Op::Fork),
-            process.clone().prop_map(Op::Exit),
-            process.prop_map(Op::Wait)
+            process.clone().prop_map(TreeOp::Fork),
+            process.clone().prop_map(TreeOp::Exit),
+            process.prop_map(TreeOp::Wait)
         ]
     }
 
@@ -477,30 +488,30 @@ mod tests {
         /// Every exit is waited for once, by the parent or the root, and no process is lost.
         #[test]
         fn every_exit_reaches_one_wait(ops in prop::collection::vec(op(), 1..60)) {
-            let mut tree = Tree::new(100);
+            let mut tree = TestTree::new(100);
             tree.add_root(ROOT, ROOT).unwrap();
             let (mut running, mut zombies) = (vec![ROOT], BTreeMap::new());
             let mut last = ROOT;
             for op in ops {
                 match op {
-                    Op::Fork(parent) => {
+                    TreeOp::Fork(parent) => {
                         let parent = running[parent % running.len()];
                         last += 1;
                         tree.add_child(parent, last, last, Some(Signal::SIGCHLD)).unwrap();
                         running.push(last);
                     }
-                    Op::Exit(process) if running.len() > 1 => {
+                    TreeOp::Exit(process) if running.len() > 1 => {
                         let id = running.remove(1 + process % (running.len() - 1));
                         prop_assert_eq!(exit(&mut tree, id).process, id);
                         zombies.insert(id, id as i32 * 10);
                     }
-                    Op::Wait(parent) => {
+                    TreeOp::Wait(parent) => {
                         let parent = running[parent % running.len()];
                         if let ChildWait::Exited(id, exit) = wait(&mut tree, parent, WaitSelector::Any) {
                             prop_assert_eq!(zombies.remove(&id), Some(exit));
                         }
                     }
-                    Op::Exit(_) => {}
+                    TreeOp::Exit(_) => {}
                 }
                 let known: BTreeSet<u32> = tree.nodes.iter().map(|node| node.id).collect();
                 let expected: BTreeSet<u32> = running.iter().chain(zombies.keys()).copied().collect();

@@ -30,6 +30,7 @@ mod memory_set;
 mod pages;
 mod pipes;
 mod pointer_authentication;
+mod processes;
 mod raw;
 mod result;
 mod share;
@@ -180,6 +181,16 @@ const PROBES: &[Probe] = &[
     ("exhaust-iova", Expectation::Pass, exhaust::iova),
     ("exhaust-mappings", Expectation::Pass, exhaust::mappings),
     ("churn", Expectation::Manual, exhaust::churn),
+    ("fork-memory", Expectation::Pass, processes::memory),
+    ("fork-protection", Expectation::Pass, processes::protection),
+    ("child-exits", Expectation::Pass, processes::exits),
+    ("child-signal", Expectation::Pass, processes::child_signal),
+    ("orphans", Expectation::Pass, processes::orphans),
+    ("process-groups", Expectation::Pass, processes::groups),
+    ("print-start", Expectation::Manual, processes::print_start),
+    ("exec", Expectation::Pass, processes::exec),
+    ("exec-thread", Expectation::Pass, processes::exec_from_a_thread),
+    ("exhaust-processes", Expectation::Manual, processes::exhaust),
     // Last of the passing probes, since its threads run until the program exits.
     ("preemption", Expectation::Pass, threads::preemption),
     ("share-write", Expectation::Manual, share::write),
@@ -269,7 +280,13 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 73] = [
+        let portable: [fn(&[String]) -> ProbeResult; 79] = [
+            processes::memory,
+            processes::protection,
+            processes::exits,
+            processes::child_signal,
+            processes::orphans,
+            processes::groups,
             start::hello,
             files::tree,
             tmpfs::content,

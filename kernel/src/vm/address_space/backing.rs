@@ -18,8 +18,8 @@ pub type FileContent = &'static &'static [u8];
 pub enum VmaBacking {
     /// Private anonymous memory: zeroed frames, allocated on demand.
     Anonymous,
-    /// Pages of a memory object, which is also that of shared anonymous memory. A private mapping copies a page
-    /// when it is written.
+    /// Pages of a memory object, which is also that of shared anonymous memory. A private mapping copies a
+    /// page when it is written.
     Memory { object: Arc<SharedMemory>, is_shared: bool, max_prot: Prot },
     /// Frames with a copy of a file, allocated on demand.
     File {

@@ -38,8 +38,8 @@ impl Inner {
         }
     }
 
-    /// Gives the process a frame of its own for the page of `leaf` (copy-on-write), with the protection of its
-    /// VMA.
+    /// Gives the process a frame of its own for the page of `leaf` (copy-on-write), with the protection of
+    /// its VMA.
     fn break_cow(&mut self, leaf: &Leaf<UserVa>, vma: &Vma<VmaBacking>) -> Result<(), AccessError> {
         let mapping = vma.backing.mapping(vma.prot);
         match pages::write(leaf.to) {

@@ -1,0 +1,119 @@
+//! New processes: copies of a process (`fork`), or of all but its address space (`vfork`).
+
+use super::process::Process;
+use super::return_to_user::enter_user;
+use super::task::Task;
+use super::tree;
+use crate::memory::heap;
+use crate::sched::{self, Thread};
+use crate::vm::address_space::AddressSpace;
+use abi::Errno;
+use abi::process::CloneFlags;
+use abi::signal::Signal;
+use addr::UserVa;
+use alloc::sync::Arc;
+use arch::exception::UserFrame;
+
+/// The arguments of `clone` and `clone3`.
+#[derive(Clone, Copy, Debug)]
+pub struct CloneRequest {
+    pub flags: CloneFlags,
+    /// Sent to the parent when the child exits.
+    pub exit_signal: Option<Signal>,
+    /// The stack pointer of the child; 0 for that of the parent.
+    pub stack: UserVa,
+    pub parent_tid: UserVa,
+    pub child_tid: UserVa,
+    pub tls: UserVa,
+}
+
+impl CloneRequest {
+    /// Returns the TLS of the new thread.
+    pub fn thread_pointer(&self) -> UserVa {
+        if self.flags.contains(CloneFlags::SETTLS) { self.tls } else { arch::context::thread_pointer() }
+    }
+
+    /// Returns the frame of the new thread, which returns 0 from the same system call on its own stack.
+    pub fn frame(&self, parent: &UserFrame) -> UserFrame {
+        let mut child = parent.clone();
+        child.x_mut()[0] = 0;
+        if self.stack.raw() != 0 {
+            child.set_sp(self.stack);
+        }
+        child
+    }
+}
+
+/// Creates a child of the running thread's process, which continues from `frame`, and returns its id. With
+/// `CLONE_VFORK` waits until the child has executed a program or exited.
+///
+/// # Errors
+/// `EAGAIN` at a limit of processes, `ENOMEM`, `EINTR` if the process is being terminated; `EFAULT` for a bad
+/// address of the thread id. There is no child then.
+pub fn fork(task: &Task, frame: &UserFrame, request: &CloneRequest) -> Result<u32, Errno> {
+    let space = match request.flags.contains(CloneFlags::VM) {
+        true => {
+            task.space().join();
+            task.space().clone()
+        }
+        false => heap::try_arc(task.space().fork()?).ok_or(Errno::ENOMEM)?,
+    };
+    let process = match task.process().forked(space.clone(), request.flags) {
+        Ok(process) => process,
+        Err(error) => {
+            space.leave();
+            return Err(error);
+        }
+    };
+    start(task, &process, space, frame, request).inspect_err(|_| process.abandon())?;
+    let id = process.id();
+    if request.flags.contains(CloneFlags::VFORK) {
+        process.wait_for_own_space();
+    }
+    Ok(id)
+}
+
+fn start(
+    parent: &Task,
+    process: &Arc<Process>,
+    space: Arc<AddressSpace>,
+    frame: &UserFrame,
+    request: &CloneRequest,
+) -> Result<(), Errno> {
+    let (id, flags) = (process.id(), request.flags);
+    if flags.contains(CloneFlags::CHILD_SETTID) {
+        space.load(request.child_tid, &id.to_ne_bytes())?;
+    }
+    if flags.contains(CloneFlags::PARENT_SETTID) {
+        parent.memory().write(request.parent_tid, &id)?;
+    }
+    let task = Task::new(id, process.clone(), space, request.thread_pointer());
+    task.inherit(parent);
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        task.set_clear_tid(request.child_tid);
+    }
+    // The stack of a child with the address space of its parent is another one.
+    if !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK) {
+        *task.signal_stack.lock() = *parent.signal_stack.lock();
+    }
+    let thread = new_thread(task, request.frame(frame))?;
+    let added = match process.add_thread(&thread) {
+        true => tree::add_child(parent.process(), process, request.exit_signal),
+        false => Err(Errno::ENOMEM),
+    };
+    match added {
+        Ok(()) => sched::make_ready(&thread),
+        Err(_) => sched::discard(thread),
+    }
+    added
+}
+
+/// Creates a thread for `task`, which enters user space with `frame` once it is made ready.
+///
+/// # Errors
+/// `EAGAIN`.
+pub fn new_thread(task: Task, frame: UserFrame) -> Result<Arc<Thread>, Errno> {
+    let task = heap::try_arc(task).ok_or(Errno::EAGAIN)?;
+    // SAFETY: a frame of a program, which this `enter` takes.
+    unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::EAGAIN)
+}
