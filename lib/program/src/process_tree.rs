@@ -340,13 +340,13 @@ mod tests {
     use alloc::vec;
     use proptest::prelude::*;
 
-    type TestTree = ProcessTree<u32, i32>;
+    type NumberedTree = ProcessTree<u32, i32>;
 
     const ROOT: u32 = 1;
 
     /// A root with the children 2 and 3; 4 is a child of 2.
-    fn family() -> TestTree {
-        let mut tree = TestTree::new(16);
+    fn family() -> NumberedTree {
+        let mut tree = NumberedTree::new(16);
         tree.add_root(ROOT, ROOT).unwrap();
         for (parent, id) in [(ROOT, 2), (ROOT, 3), (2, 4)] {
             tree.add_child(parent, id, id, Some(Signal::SIGCHLD)).unwrap();
@@ -354,11 +354,11 @@ mod tests {
         tree
     }
 
-    fn exit(tree: &mut TestTree, id: u32) -> Exit<u32> {
+    fn exit(tree: &mut NumberedTree, id: u32) -> Exit<u32> {
         tree.exit(id, id as i32 * 10, |_| false).unwrap()
     }
 
-    fn wait(tree: &mut TestTree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
+    fn wait(tree: &mut NumberedTree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
         tree.wait(parent, selector, ChildKind::Forked, true)
     }
 
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn number_of_processes_is_limited() {
-        let mut tree = TestTree::new(2);
+        let mut tree = NumberedTree::new(2);
         tree.add_root(1, 1).unwrap();
         assert_eq!(tree.add_child(7, 2, 2, None), Err(Errno::ESRCH));
         tree.add_child(1, 2, 2, None).unwrap();
@@ -488,7 +488,7 @@ mod tests {
         /// Every exit is waited for once, by the parent or the root, and no process is lost.
         #[test]
         fn every_exit_reaches_one_wait(ops in prop::collection::vec(op(), 1..60)) {
-            let mut tree = TestTree::new(100);
+            let mut tree = NumberedTree::new(100);
             tree.add_root(ROOT, ROOT).unwrap();
             let (mut running, mut zombies) = (vec![ROOT], BTreeMap::new());
             let mut last = ROOT;

@@ -36,15 +36,15 @@ mod tests {
     use alloc::vec::Vec;
 
     /// The path and the argument.
-    type Line<'a> = Option<(&'a [u8], Option<&'a [u8]>)>;
+    type ScriptLine<'a> = Option<(&'a [u8], Option<&'a [u8]>)>;
 
-    fn parsed(content: &[u8]) -> Line<'_> {
+    fn parsed(content: &[u8]) -> ScriptLine<'_> {
         script_interpreter(content).map(|script| (script.path, script.argument))
     }
 
     #[test]
     fn first_line_names_interpreter_and_argument() {
-        let cases: [(&[u8], Line<'_>); 9] = [
+        let cases: [(&[u8], ScriptLine<'_>); 9] = [
             (b"#!/bin/sh\necho", Some((b"/bin/sh", None))),
             (b"#!/bin/sh", Some((b"/bin/sh", None))),
             (b"#! /bin/sh -e \n", Some((b"/bin/sh", Some(b"-e")))),
