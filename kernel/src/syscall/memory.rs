@@ -3,6 +3,7 @@
 use super::{SyscallContext, SyscallResult};
 use crate::memory;
 use crate::vm::address_space::MmapPlacement;
+use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::file::OpenFlags;
 use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot};
@@ -176,6 +177,12 @@ fn map_file(
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
     let (space, is_shared) = (call.space(), flags.contains(MapFlags::SHARED));
+    let writable = file.flags().contains(OpenFlags::READ_WRITE);
+    if let Some(object) = readable.shared_memory() {
+        let max_prot = if is_shared && !writable { Prot::READ | Prot::EXEC } else { Prot::all() };
+        let mapping = MemoryMapping::new(object.clone(), is_shared, (prot, max_prot))?;
+        return space.map_memory(mapping, (offset, len), placement, prot);
+    }
     let Some(dma_buf) = readable.dma_buf() else {
         let content = readable.content().ok_or(Errno::ENODEV)?;
         return space.map_file(content, (offset, len), placement, (prot, is_shared));
@@ -184,7 +191,6 @@ fn map_file(
         return Err(Errno::EINVAL);
     }
     let shared = dma_buf.buffer().clone();
-    let writable = file.flags().contains(OpenFlags::READ_WRITE);
     let max_prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
     space.map_shared(shared, (offset, len), placement, (prot, max_prot))
 }

@@ -12,6 +12,7 @@ use crate::memory::{self, heap, window};
 use crate::sched::{self, Mutex, MutexGuard};
 use abi::Errno;
 use abi::file::Seals;
+use abi::memory::Prot;
 use addr::{AddrRange, KernelVa, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::sync::Arc;
 use core::cmp::Ordering::{Equal, Greater, Less};
@@ -38,13 +39,90 @@ pub fn page_count() -> u64 {
 /// Zeroed pages, each allocated when it is first written or mapped.
 ///
 /// The object is an owner of each frame, and gives the frame up when the page is removed or the object is
-/// dropped ([`pages::release`]). A mapping must add an owner of its own in [`with_page`](Self::with_page),
+/// dropped ([`pages::release`]). A [`MemoryMapping`] must add an owner of its own in [`with_page`](Self::with_page),
 /// and a pin its pin: then the frame is freed after the last of them, whichever it is. [`Writer::truncate`]
 /// and [`Writer::punch`] do not unmap: a process that has mapped a removed page keeps the frame until the
 /// caller unmaps it.
 pub struct SharedMemory {
     writers: Mutex<()>,
     content: Mutex<Content>,
+    /// The mappings that can become writable and are shared. Increased from 0 with the content locked.
+    writable_mappings: AtomicU64,
+}
+
+/// The part of an object that a VMA maps: the object, and the rights.
+pub struct MemoryMapping {
+    object: Arc<SharedMemory>,
+    is_shared: bool,
+    max_prot: Prot,
+}
+
+impl MemoryMapping {
+    /// A mapping with the protection `prot`, which can be changed up to `max_prot`. Writes to a private one do
+    /// not reach the object.
+    ///
+    /// # Errors
+    /// `EPERM` for a shared writable mapping of an object that is sealed against writes.
+    pub fn new(
+        object: Arc<SharedMemory>,
+        is_shared: bool,
+        (prot, max_prot): (Prot, Prot),
+    ) -> Result<Self, Errno> {
+        let content = object.content.lock();
+        let is_sealed = is_shared && content.seals.intersects(Seals::WRITE | Seals::FUTURE_WRITE);
+        if is_sealed && prot.contains(Prot::WRITE) {
+            return Err(Errno::EPERM);
+        }
+        let max_prot = if is_sealed { max_prot.difference(Prot::WRITE) } else { max_prot };
+        if is_shared && max_prot.contains(Prot::WRITE) {
+            object.writable_mappings.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(content);
+        Ok(Self { object, is_shared, max_prot })
+    }
+
+    /// Returns the object.
+    pub fn object(&self) -> &SharedMemory {
+        &self.object
+    }
+
+    /// Whether writes reach the object.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Returns the maximum protection.
+    pub fn max_prot(&self) -> Prot {
+        self.max_prot
+    }
+
+    /// Whether both map the same object with the same rights.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.object, &other.object)
+            && self.is_shared == other.is_shared
+            && self.max_prot == other.max_prot
+    }
+
+    fn is_counted(&self) -> bool {
+        self.is_shared && self.max_prot.contains(Prot::WRITE)
+    }
+}
+
+impl Clone for MemoryMapping {
+    fn clone(&self) -> Self {
+        if self.is_counted() {
+            self.object.writable_mappings.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { object: self.object.clone(), ..*self }
+    }
+}
+
+impl Drop for MemoryMapping {
+    fn drop(&mut self) {
+        if self.is_counted() {
+            self.object.writable_mappings.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Content {
@@ -68,7 +146,8 @@ impl SharedMemory {
     /// `ENOMEM`.
     pub fn with_seals(seals: Seals) -> Result<Arc<Self>, Errno> {
         let content = Content { pages: PageIndex::new(), size: 0, seals };
-        heap::try_arc(Self { writers: Mutex::new(()), content: Mutex::new(content) }).ok_or(Errno::ENOMEM)
+        let (writers, content) = (Mutex::new(()), Mutex::new(content));
+        heap::try_arc(Self { writers, content, writable_mappings: AtomicU64::new(0) }).ok_or(Errno::ENOMEM)
     }
 
     /// Returns the size in bytes.
@@ -165,11 +244,15 @@ impl Writer<'_> {
     /// Adds seals (`F_ADD_SEALS`).
     ///
     /// # Errors
-    /// `EPERM` if the object must not be sealed.
+    /// `EPERM` if the object must not be sealed, `EBUSY` against writes while a writable mapping exists.
     pub fn seal(&self, seals: Seals) -> Result<(), Errno> {
         let mut content = self.memory.content.lock();
         if content.seals.contains(Seals::SEAL) {
             return Err(Errno::EPERM);
+        }
+        let is_mapped = self.memory.writable_mappings.load(Ordering::Relaxed) > 0;
+        if seals.contains(Seals::WRITE) && is_mapped {
+            return Err(Errno::EBUSY);
         }
         content.seals |= seals;
         Ok(())

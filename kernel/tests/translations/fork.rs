@@ -7,7 +7,7 @@ use addr::{AddrRange, PAGE_SIZE, UserVa};
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use kernel::vm::pages::PinnedPages;
-use kernel::vm::shared_memory::SharedMemory;
+use kernel::vm::shared_memory::{MemoryMapping, SharedMemory};
 use std::ptr;
 use std::sync::Arc;
 
@@ -159,8 +159,9 @@ impl ForkWorkload {
         match is_file {
             false => space.map_anonymous(len, placement, READ_WRITE).unwrap(),
             true => {
-                let rights = (READ_WRITE, false, Prot::all());
-                space.map_memory(self.file.clone(), (offset, len), placement, rights).unwrap()
+                let mapping =
+                    MemoryMapping::new(self.file.clone(), false, (READ_WRITE, Prot::all())).unwrap();
+                space.map_memory(mapping, (offset, len), placement, READ_WRITE).unwrap()
             }
         };
         for page in pages {

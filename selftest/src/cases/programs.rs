@@ -51,6 +51,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "tmpfs_files_keep_their_attributes" by passes "tmpfs-attributes",
     "current_directory_can_be_renamed_and_removed" by passes "tmpfs-directory",
     "memory_files_are_sealed" by passes "memory-files",
+    "memory_files_are_mapped_shared_and_private" by passes "tmpfs-mappings",
+    "sealed_memory_has_no_writable_mapping" by passes "tmpfs-sealed-mappings",
     "duplicated_descriptors_share_the_file_offset" by passes "descriptors",
     "paths_and_descriptors_have_the_same_attributes" by passes "file-attributes",
     "buffers_have_inode_numbers_of_their_own" by passes "buffer-attributes",

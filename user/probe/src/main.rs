@@ -75,6 +75,8 @@ const PROBES: &[Probe] = &[
     ("tmpfs-attributes", Expectation::Pass, tmpfs::attributes),
     ("tmpfs-directory", Expectation::Pass, tmpfs::current_directory),
     ("memory-files", Expectation::Pass, tmpfs::memory_files),
+    ("tmpfs-mappings", Expectation::Pass, tmpfs::mappings),
+    ("tmpfs-sealed-mappings", Expectation::Pass, tmpfs::sealed_mappings),
     ("descriptors", Expectation::Pass, files::descriptors),
     ("file-attributes", Expectation::Pass, files::attributes),
     ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
@@ -280,7 +282,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 79] = [
+        let portable: [fn(&[String]) -> ProbeResult; 81] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -297,6 +299,8 @@ mod tests {
             tmpfs::attributes,
             tmpfs::current_directory,
             tmpfs::memory_files,
+            tmpfs::mappings,
+            tmpfs::sealed_mappings,
             files::descriptors,
             files::attributes,
             terminal::modes,

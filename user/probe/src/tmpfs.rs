@@ -358,3 +358,96 @@ pub fn memory_files(_: &[String]) -> ProbeResult {
     ensure(control(&plain, libc::F_GET_SEALS, 0)? == 1, || "a file without sealing".into())?;
     expect_error("an unknown flag", create(1 << 20), libc::EINVAL)
 }
+
+/// A mapping of the first page of a file, removed when it is dropped.
+struct Mapped(*mut u8);
+
+impl Mapped {
+    fn new(file: &File, protection: i32, flags: i32) -> io::Result<Self> {
+        // SAFETY: a new mapping.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, file.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(at.cast())) }
+    }
+
+    fn get(&self, index: usize) -> u8 {
+        // SAFETY: in the page, whose file has at least as many bytes.
+        unsafe { self.0.add(index).read_volatile() }
+    }
+
+    fn set(&self, index: usize, value: u8) {
+        // SAFETY: as above; the mapping is writable.
+        unsafe { self.0.add(index).write_volatile(value) }
+    }
+
+    fn protect(&self, protection: i32) -> io::Result<i64> {
+        // SAFETY: the mapping of `new`.
+        checked(unsafe { libc::mprotect(self.0.cast(), 4096, protection) }.into())
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, which nothing uses any more.
+        unsafe { libc::munmap(self.0.cast(), 4096) };
+    }
+}
+
+/// Shared mappings and the file are one content; private mappings are copies of the pages that they write.
+pub fn mappings(_: &[String]) -> ProbeResult {
+    const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    let scratch = Scratch::new("mappings")?;
+    let mut file = scratch.file("file")?;
+    file.write_all(b"content")?;
+    let shared = Mapped::new(&file, READ_WRITE, libc::MAP_SHARED)?;
+    let private = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    let untouched = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    private.set(1, b'P');
+    shared.set(0, b'S');
+    file.write_all_at(b"F", 2)?;
+    let mut bytes = [0; 7];
+    file.read_exact_at(&mut bytes, 0)?;
+    ensure(&bytes == b"SoFtent", || format!("the file: {}", bytes.escape_ascii()))?;
+    ensure(shared.get(2) == b'F' && shared.get(100) == 0, || "the shared mapping differs".into())?;
+    ensure(private.get(0) == b'c' && private.get(1) == b'P', || "the private mapping is shared".into())?;
+    ensure(untouched.get(0) == b'S', || "a private page differs before its first write".into())?;
+    drop(shared);
+    let read_only = File::open(scratch.path("file"))?;
+    expect_error(
+        "a writable mapping",
+        Mapped::new(&read_only, READ_WRITE, libc::MAP_SHARED).map(drop),
+        libc::EACCES,
+    )?;
+    let view = Mapped::new(&read_only, libc::PROT_READ, libc::MAP_SHARED)?;
+    expect_error("a mapping made writable", view.protect(READ_WRITE), libc::EACCES)?;
+    Mapped::new(&read_only, READ_WRITE, libc::MAP_PRIVATE)?.set(0, b'x');
+    ensure(view.get(0) == b'S', || "a private write reached the file".into())
+}
+
+/// A seal against writes excludes shared writable mappings.
+pub fn sealed_mappings(_: &[String]) -> ProbeResult {
+    const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the name is a constant; the descriptor is new, and owned by nothing else.
+    let file = unsafe {
+        let descriptor = libc::memfd_create(c"probe".as_ptr(), libc::MFD_ALLOW_SEALING);
+        checked(descriptor.into())?;
+        File::from(OwnedFd::from_raw_fd(descriptor))
+    };
+    file.set_len(4096)?;
+    // SAFETY: no pointer.
+    let seal =
+        || checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) }.into());
+    let shared = Mapped::new(&file, READ_WRITE, libc::MAP_SHARED)?;
+    shared.set(0, 7);
+    expect_error("a seal of a mapped file", seal(), libc::EBUSY)?;
+    // Mapped without write access, but it could be enabled.
+    shared.protect(libc::PROT_READ)?;
+    expect_error("a seal of a mapped file", seal(), libc::EBUSY)?;
+    drop(shared);
+    let private = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    seal()?;
+    private.set(0, 8);
+    expect_error("a mapping", Mapped::new(&file, READ_WRITE, libc::MAP_SHARED).map(drop), libc::EPERM)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 0)?;
+    ensure(byte == [7], || format!("{byte:?}"))
+}

@@ -1,7 +1,7 @@
 //! The backing of a VMA, and the descriptor attributes for its protection.
 
 use crate::dma::ChunkedBuffer;
-use crate::vm::shared_memory::SharedMemory;
+use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::MemoryType;
@@ -20,7 +20,7 @@ pub enum VmaBacking {
     Anonymous,
     /// Pages of a memory object, which is also that of shared anonymous memory. A private mapping copies a
     /// page when it is written.
-    Memory { object: Arc<SharedMemory>, is_shared: bool, max_prot: Prot },
+    Memory(MemoryMapping),
     /// Frames with a copy of a file, allocated on demand.
     File {
         content: FileContent,
@@ -35,10 +35,7 @@ impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Anonymous, Self::Anonymous) => true,
-            (
-                Self::Memory { object: one, is_shared, max_prot },
-                Self::Memory { object: two, is_shared: other, max_prot: other_max },
-            ) => Arc::ptr_eq(one, two) && is_shared == other && max_prot == other_max,
+            (Self::Memory(one), Self::Memory(two)) => one.is_same(two),
             (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
                 Arc::ptr_eq(one, two) && one_max == two_max
             }
@@ -60,7 +57,8 @@ impl VmaBacking {
     pub(super) fn is_private(&self) -> bool {
         match self {
             Self::Anonymous => true,
-            Self::File { is_shared, .. } | Self::Memory { is_shared, .. } => !is_shared,
+            Self::File { is_shared, .. } => !is_shared,
+            Self::Memory(mapping) => !mapping.is_shared(),
             Self::Shared(..) => false,
         }
     }
@@ -69,7 +67,7 @@ impl VmaBacking {
     pub(super) fn max_prot(&self) -> Prot {
         match self {
             Self::Anonymous | Self::File { is_shared: false, .. } => Prot::all(),
-            Self::Memory { max_prot, .. } => *max_prot,
+            Self::Memory(mapping) => mapping.max_prot(),
             Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
             Self::Shared(_, max) => *max,
         }
@@ -80,7 +78,7 @@ impl VmaBacking {
         match self {
             // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
             // meanwhile.
-            Self::Anonymous | Self::File { .. } | Self::Memory { .. } => {
+            Self::Anonymous | Self::File { .. } | Self::Memory(_) => {
                 access_mapping(MemoryType::WriteBack, prot).pages_only()
             }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),

@@ -43,8 +43,8 @@ impl Inner {
                     child.map_shared_part(buffer, vma.offset, vma.range, vma.prot)?;
                 }
                 // The child's page faults find the same pages.
-                VmaBacking::Memory { is_shared: true, .. } => {}
-                VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+                VmaBacking::Memory(mapping) if mapping.is_shared() => {}
+                VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
                     self.fork_part(child, &vma)?;
                 }
             }

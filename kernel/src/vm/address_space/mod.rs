@@ -19,7 +19,7 @@ pub use backing::{FileContent, VmaBacking};
 
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
-use super::shared_memory::SharedMemory;
+use super::shared_memory::{MemoryMapping, SharedMemory};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::sched::{self, Mutex, MutexGuard};
@@ -144,22 +144,22 @@ impl AddressSpace {
     ) -> Result<UserVa, Errno> {
         let object = SharedMemory::new()?;
         object.writer().truncate(len)?;
-        self.map_memory(object, (0, len), placement, (prot, true, Prot::all()))
+        let mapping = MemoryMapping::new(object, true, (prot, Prot::all()))?;
+        self.map_memory(mapping, (0, len), placement, prot)
     }
 
     /// Maps `len` bytes of a memory object from `offset` on. Pages beyond its end cannot be accessed.
     ///
     /// # Errors
-    /// `EACCES` for a protection that `max_prot` does not include.
+    /// `EACCES` for a protection above the maximum of `mapping`.
     pub fn map_memory(
         &self,
-        object: Arc<SharedMemory>,
+        mapping: MemoryMapping,
         (offset, len): (u64, u64),
         placement: MmapPlacement,
-        (prot, is_shared, max_prot): (Prot, bool, Prot),
+        prot: Prot,
     ) -> Result<UserVa, Errno> {
-        let backing = VmaBacking::Memory { object, is_shared, max_prot };
-        self.map_demand_paged(backing, (offset, len), placement, prot)
+        self.map_demand_paged(VmaBacking::Memory(mapping), (offset, len), placement, prot)
     }
 
     /// Maps `len` bytes of a file from `offset` on: copies of its pages, made on demand.
@@ -263,7 +263,7 @@ impl AddressSpace {
         let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
         let more = match vma.backing {
             VmaBacking::Shared(..) => return Err(Errno::EFAULT),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
                 Vma { range: more, offset, ..vma.clone() }
             }
         };

@@ -25,7 +25,7 @@ impl Inner {
         if self.translate(at).is_none() {
             self.fault_in(at, &vma)?;
             // All others are mapped with the rights of the VMA.
-            if !matches!(vma.backing, VmaBacking::Memory { is_shared: false, .. }) {
+            if !matches!(&vma.backing, VmaBacking::Memory(mapping) if !mapping.is_shared()) {
                 return Ok(());
             }
         }
@@ -65,7 +65,7 @@ impl Inner {
         let around = AddrRange::new(at.align_down(FAULT_AROUND), at.align_down(FAULT_AROUND) + FAULT_AROUND);
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
-            VmaBacking::Memory { object, .. } => self.map_page(at.align_down(PAGE_SIZE), vma, object),
+            VmaBacking::Memory(mapping) => self.map_page(at.align_down(PAGE_SIZE), vma, mapping.object()),
             VmaBacking::Anonymous | VmaBacking::File { .. } => {
                 let (range, content) = initial_content(&part, at)?;
                 self.populate_range(range, part.prot, content).or_else(|_| {
@@ -116,7 +116,8 @@ impl Inner {
     /// # Errors
     /// `EFAULT` beyond the end of a file, `ENOMEM`.
     pub(super) fn populate_part(&mut self, part: &Vma<VmaBacking>) -> Result<(), Errno> {
-        if let VmaBacking::Memory { object, .. } = &part.backing {
+        if let VmaBacking::Memory(mapping) = &part.backing {
+            let object = mapping.object();
             return (0..part.range.len() / PAGE_SIZE).try_for_each(|page| {
                 let at = part.range.start() + page * PAGE_SIZE;
                 match self.translate(at) {

@@ -66,10 +66,10 @@ impl Inner {
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
             match part.backing {
                 VmaBacking::Anonymous | VmaBacking::File { .. } => {}
-                VmaBacking::Shared(..) | VmaBacking::Memory { .. } if removed.try_reserve(1).is_ok() => {
+                VmaBacking::Shared(..) | VmaBacking::Memory(_) if removed.try_reserve(1).is_ok() => {
                     removed.push(part)
                 }
-                VmaBacking::Shared(..) | VmaBacking::Memory { .. } => {
+                VmaBacking::Shared(..) | VmaBacking::Memory(_) => {
                     self.vmas.reinsert(part);
                     return Err(Errno::ENOMEM);
                 }
@@ -93,7 +93,7 @@ impl Inner {
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) => self.clear_entries(part.range),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
                 self.unmap_owned(part.range, must_stop)
             }
         };
@@ -153,7 +153,7 @@ impl Inner {
             // As a mapping of device memory in Linux (VM_DONTEXPAND).
             VmaBacking::Shared(..) if len > old.len() => return Err(Errno::EFAULT),
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => Alignment::PAGE,
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
         };
         let range = self.reserve_range(len, placement, alignment, removed)?;
         // One for the new range, one if `old` is the middle of a VMA.
@@ -162,7 +162,7 @@ impl Inner {
         }
         let offset = match vma.backing {
             VmaBacking::Anonymous => range.start().raw(),
-            VmaBacking::File { .. } | VmaBacking::Memory { .. } | VmaBacking::Shared(..) => vma.offset,
+            VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => vma.offset,
         };
         let moved = Vma { range, offset, ..vma.clone() };
         self.vmas.insert(moved.clone()).map_err(vma_errno)?;
@@ -183,7 +183,7 @@ impl Inner {
     fn move_entries(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
         let mapped = match &from.backing {
             VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory { .. } => {
+            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
                 self.map_again(from, to)
             }
         };
@@ -200,7 +200,7 @@ impl Inner {
         match (advice, &part.backing) {
             // The pages of the mapping go; a memory object keeps its content.
             (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous)
-            | (Advice::DontNeed, VmaBacking::File { .. } | VmaBacking::Memory { .. }) => {
+            | (Advice::DontNeed, VmaBacking::File { .. } | VmaBacking::Memory(_)) => {
                 self.unmap_owned(part.range, sched::is_interrupted)
             }
             // As in Linux for memory that is not managed by pages (VM_PFNMAP).
