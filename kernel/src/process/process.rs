@@ -18,7 +18,7 @@ use abi::signal::{SA_NOCLDWAIT, SIG_IGN, Signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use program::FdTable;
 
 /// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
@@ -47,6 +47,8 @@ impl fmt::Display for Termination {
 /// A process.
 pub struct Process {
     id: u32,
+    /// As in the tree of processes, which `getppid` need not lock.
+    parent: AtomicU32,
     /// The address space of its threads; `None` once it is released.
     space: SpinLock<Option<Arc<AddressSpace>>>,
     pub files: FileTable,
@@ -97,6 +99,7 @@ impl Process {
     ) -> Result<Arc<Self>, Errno> {
         let process = Self {
             id: task::next_id(),
+            parent: AtomicU32::new(0),
             space: SpinLock::new(Some(space)),
             files: Mutex::new(files),
             fs,
@@ -146,6 +149,16 @@ impl Process {
     /// `getpid`.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// `getppid`: 0 for a root of the tree.
+    pub fn parent(&self) -> u32 {
+        self.parent.load(Ordering::Relaxed)
+    }
+
+    /// Records the parent. Called with the tree of processes locked.
+    pub(super) fn set_parent(self: &Arc<Self>, parent: u32) {
+        self.parent.store(parent, Ordering::Relaxed);
     }
 
     /// Returns the address space of its threads; `None` once it is released.

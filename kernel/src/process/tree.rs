@@ -83,7 +83,10 @@ pub(super) fn add_child(
     with(|tree| match parent.is_terminating() {
         // Its root may have looked for processes to terminate.
         true => Err(Errno::EINTR),
-        false => tree.add_child(parent.id(), child.id(), child.clone(), exit_signal),
+        false => {
+            child.set_parent(parent.id());
+            tree.add_child(parent.id(), child.id(), child.clone(), exit_signal)
+        }
     })
 }
 
@@ -95,10 +98,10 @@ fn fail_point() -> Result<(), Errno> {
 /// all processes below it and waits for their exits.
 pub(super) fn exit(process: &Process, record: ExitRecord) {
     let id = process.id();
-    if with(|tree| tree.parent(id) == 0) {
+    if process.parent() == 0 {
         EXITS.wait_uninterruptible(|| with(|tree| !terminate_below(tree, id)));
     }
-    let exit = with(|tree| tree.exit(id, record, |parent| parent.ignores_children()));
+    let exit = with(|tree| tree.exit(id, record, |parent| parent.ignores_children(), Process::set_parent));
     let Some(exit) = exit else { return };
     if let Some((parent, signal)) = &exit.parent {
         notify(parent, *signal, id, record);

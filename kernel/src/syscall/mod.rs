@@ -18,7 +18,7 @@ mod timers;
 use crate::fs::OpenFile;
 use crate::memory::heap;
 use crate::process::signals::Restart;
-use crate::process::{Process, Task, tree};
+use crate::process::{Process, Task};
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -261,7 +261,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::SysInfo => process::system_info(call),
         Syscall::GetTimeOfDay => time::get_time_of_day(call),
         Syscall::GetPid => Ok(call.process().id().into()),
-        Syscall::GetPpid => Ok(tree::with(|tree| tree.parent(call.process().id())).into()),
+        Syscall::GetPpid => Ok(call.process().parent().into()),
         Syscall::GetUid | Syscall::GetEuid | Syscall::GetGid | Syscall::GetEgid => Ok(0),
         Syscall::GetTid => Ok(call.task.id().into()),
         Syscall::Brk => memory::brk(call),

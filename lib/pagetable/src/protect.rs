@@ -2,8 +2,8 @@
 
 use crate::change::EntryChange;
 use crate::descriptor::Format;
-use crate::geometry::{index, size, slot_start};
-use crate::table::{load, store};
+use crate::geometry::{LAST_LEVEL, index, size, slot_start};
+use crate::table::{load, store, used_slots};
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, Address, PhysAddr};
@@ -76,7 +76,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         attributes: u64,
     ) {
         let slots = index(first, level)..index(last, level) + 1;
-        for slot in slots.clone() {
+        // The last level has leaves only.
+        for slot in if level < LAST_LEVEL { slots.clone() } else { 0..0 } {
             let entry = load(&m.entries(TableRef::new(table))[slot]);
             if entry.is_table(level) {
                 let start = slot_start(first, level, slot);
@@ -104,7 +105,7 @@ fn change_leaves<F: Format, M: TableMemory>(
     let entries = m.entries(TableRef::new(table));
     let mut broken = BrokenSlots::default();
     let mut changed = false;
-    for slot in slots.clone() {
+    for slot in used_slots(entries, slots.clone()) {
         let old = load(&entries[slot]);
         if !old.is_valid() || old.is_table(level) {
             continue;

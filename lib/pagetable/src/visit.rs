@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{LAST_LEVEL, index, size, slot_start};
-use crate::table::{load, valid_count};
+use crate::table::{load, used_slots, valid_count};
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, Mapping, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, MemoryType, PhysAddr};
@@ -108,8 +108,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         (first, last): (u64, u64),
         visit: &mut impl FnMut(Leaf<A>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        for slot in index(first, level)..=index(last, level) {
-            let entry = load(&m.entries(TableRef::new(table))[slot]);
+        let entries = m.entries(TableRef::new(table));
+        for slot in used_slots(entries, index(first, level)..index(last, level) + 1) {
+            let entry = load(&entries[slot]);
             let start = slot_start(first, level, slot);
             if entry.is_table(level) && valid_count(m, entry.output()) == 0 {
                 // An empty table: its entries are not read.

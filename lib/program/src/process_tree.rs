@@ -139,14 +139,24 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
 
     /// The exit of a process: it becomes a zombie with `exit`, or vanishes if it is a root, or if its parent
     /// does not want to wait for it (`is_ignored`). Its children are adopted by the root above; those of a
-    /// root have no parent any more, and its zombies vanish.
-    pub fn exit(&mut self, id: u32, exit: E, is_ignored: impl Fn(&P) -> bool) -> Option<Exit<P>> {
+    /// root have no parent any more, and its zombies vanish. `set_parent` is called with each adopted process
+    /// and the id of its new parent.
+    pub fn exit(
+        &mut self,
+        id: u32,
+        exit: E,
+        is_ignored: impl Fn(&P) -> bool,
+        set_parent: impl Fn(&P, u32),
+    ) -> Option<Exit<P>> {
         let root = self.root_of(id)?;
         let (adopter_id, is_root) = (if root == id { 0 } else { root }, root == id);
         let mut has_zombie = false;
         for child in self.nodes.iter_mut().filter(|node| node.parent == id) {
             child.parent = adopter_id;
-            has_zombie |= matches!(child.state, Lifecycle::Zombie(_));
+            match &child.state {
+                Lifecycle::Running(child) => set_parent(child, adopter_id),
+                Lifecycle::Zombie(_) => has_zombie = true,
+            }
         }
         self.nodes.retain(|node| node.parent != 0 || matches!(node.state, Lifecycle::Running(_)));
         let adopter = self.running_process(adopter_id).filter(|_| has_zombie);
@@ -355,7 +365,7 @@ mod tests {
     }
 
     fn exit(tree: &mut NumberedTree, id: u32) -> Exit<u32> {
-        tree.exit(id, id as i32 * 10, |_| false).unwrap()
+        tree.exit(id, id as i32 * 10, |_| false, |_, _| ()).unwrap()
     }
 
     fn wait(tree: &mut NumberedTree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
@@ -388,7 +398,9 @@ mod tests {
         assert_eq!(exited.adopter, Some(ROOT), "of the zombie 4");
         assert_eq!(wait(&mut tree, ROOT, WaitSelector::Process(4)), ChildWait::Exited(4, 40));
         let mut tree = family();
-        assert_eq!(exit(&mut tree, 2).adopter, None);
+        let adopted = core::cell::Cell::new(None);
+        let exited = tree.exit(2, 20, |_| false, |&child, parent| adopted.set(Some((child, parent))));
+        assert_eq!((exited.unwrap().adopter, adopted.get()), (None, Some((4, ROOT))));
         assert_eq!((tree.parent(4), tree.parent(ROOT)), (ROOT, 0));
     }
 
@@ -396,7 +408,7 @@ mod tests {
     fn child_of_a_parent_that_ignores_it_vanishes() {
         let mut tree = family();
         exit(&mut tree, 4);
-        let exited = tree.exit(2, 20, |&parent| parent == ROOT).unwrap();
+        let exited = tree.exit(2, 20, |&parent| parent == ROOT, |_, _| ()).unwrap();
         assert_eq!(exited.parent, Some((ROOT, Some(Signal::SIGCHLD))), "it is notified nevertheless");
         assert_eq!((tree.find(2), tree.find(4)), (Err(Errno::ESRCH), Err(Errno::ESRCH)));
     }
