@@ -21,6 +21,11 @@ fn records() -> Result<&'static FrameTable, OutOfRecords> {
     RECORDS.try_call_once(|| FrameTable::new(&memory::layout().ram))
 }
 
+/// Returns the bytes of the heap that the records have, which are kept.
+pub fn record_bytes() -> usize {
+    RECORDS.get().map_or(0, FrameTable::record_bytes)
+}
+
 /// Returns the record of a frame that a process owns.
 fn record(frame: Pfn) -> &'static FrameRecord {
     let record = RECORDS.get().and_then(|records| records.get(frame));

@@ -4,6 +4,7 @@ use crate::frame_record::FrameRecord;
 use addr::{AddrRange, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use once_cell::race::OnceBox;
 
 /// The frames of a section: 2 MiB, so that a block has its records in one.
@@ -21,6 +22,8 @@ pub struct OutOfRecords;
 #[derive(Debug)]
 pub struct FrameTable {
     ranges: Vec<TableRange>,
+    /// The number of allocated sections.
+    allocated: AtomicUsize,
 }
 
 /// The sections of a range of RAM.
@@ -48,7 +51,7 @@ impl FrameTable {
             sections.resize_with(count, OnceBox::new);
             ranges.push(TableRange { first, sections: sections.into_boxed_slice() });
         }
-        Ok(Self { ranges })
+        Ok(Self { ranges, allocated: AtomicUsize::new(0) })
     }
 
     /// Allocates the records of `count` frames from `first` on, unless they exist.
@@ -61,7 +64,12 @@ impl FrameTable {
         let last = (first.raw() + count.saturating_sub(1)) / SECTION_FRAMES;
         for section in first.raw() / SECTION_FRAMES..=last {
             let Some(slot) = self.section(section) else { panic!("frame {first:?} is not RAM") };
-            slot.get_or_try_init(new_section)?;
+            if slot.get().is_none() {
+                let section = new_section()?;
+                if slot.set(section).is_ok() {
+                    self.allocated.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         }
         Ok(())
     }
@@ -84,6 +92,11 @@ impl FrameTable {
             at += len;
             Some(&section[start as usize..(start + len) as usize])
         })
+    }
+
+    /// The bytes of the allocated records, which are kept.
+    pub fn record_bytes(&self) -> usize {
+        self.allocated.load(Ordering::Relaxed) * size_of::<RecordSection>()
     }
 
     #[inline]
@@ -141,7 +154,7 @@ mod tests {
         table.ensure(frame(1024 * MIB), 2 * SECTION_FRAMES).unwrap();
         assert_eq!(table.get(frame(1024 * MIB)).unwrap().owners(), 1);
         assert_eq!(table.get(frame(1026 * MIB)).unwrap().owners(), 0);
-        assert_eq!(size_of::<RecordSection>(), 2048);
+        assert_eq!(table.record_bytes(), 2 * 2048);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use abi::Errno;
 use abi::file::PATH_MAX;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// The maximum number of symbolic links in a path resolution, as in Linux.
 pub(super) const LINKS_MAX: usize = 40;
@@ -67,63 +68,65 @@ pub fn resolve<N: Namespace>(
     if path.len() >= PATH_MAX {
         return Err(Errno::ENAMETOOLONG);
     }
-    PathResolver { space, links_left: LINKS_MAX }.run(start, path, follow)
-}
-
-/// A path resolution. Recurses for each symbolic link, at most [`LINKS_MAX`] times.
-struct PathResolver<'t, N> {
-    space: &'t N,
-    links_left: usize,
-}
-
-impl<N: Namespace> PathResolver<'_, N> {
-    fn run(&mut self, start: &N::Node, path: &[u8], follow: bool) -> Result<PathEnd<N::Node>, Errno> {
-        if path.is_empty() {
-            return Err(Errno::ENOENT);
-        }
-        let mut at = if path.starts_with(b"/") { self.space.root() } else { start.clone() };
-        let has_slash = path.ends_with(b"/");
-        let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).peekable();
-        while let Some(name) = names.next() {
-            if names.peek().is_none() {
-                return self.end(at, name, follow || has_slash, has_slash);
-            }
-            at = self.end(at, name, true, false)?.node.ok_or(Errno::ENOENT)?;
-        }
-        Ok(PathEnd { directory: at.clone(), name: Vec::new(), node: Some(at), has_slash })
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
     }
-
-    /// Looks up the component `name`.
-    fn end(
-        &mut self,
-        directory: N::Node,
-        name: &[u8],
-        follow: bool,
-        has_slash: bool,
-    ) -> Result<PathEnd<N::Node>, Errno> {
-        let mut node = match self.space.lookup(&directory, name) {
+    let mut at = if path.starts_with(b"/") { space.root() } else { start.clone() };
+    // The path, in which the target of a link replaces its name: without recursion, since stacks are small.
+    let (mut path, mut position) = (copied(&[path])?, 0);
+    let mut links_left = LINKS_MAX;
+    while let Some((name, after)) = next_name(&path, position) {
+        let is_last = path[after..].iter().all(|&byte| byte == b'/');
+        let has_slash = is_last && after < path.len();
+        let mut node = match space.lookup(&at, &path[name.clone()]) {
             Ok(node) => Some(node),
             Err(Errno::ENOENT) => None,
             Err(error) => return Err(error),
         };
-        if let Some(found) = node.as_ref().filter(|_| follow)
-            && let Some(target) = self.space.target(found)?
+        if let Some(found) = node.as_ref().filter(|_| follow || has_slash || !is_last)
+            && let Some(target) = space.target(found)?
         {
-            self.links_left = self.links_left.checked_sub(1).ok_or(Errno::ELOOP)?;
+            links_left = links_left.checked_sub(1).ok_or(Errno::ELOOP)?;
             match target {
                 LinkTarget::Path(target) => {
-                    let mut end = self.run(&directory, &target, true)?;
-                    end.has_slash |= has_slash;
-                    return check_slash(self.space, end);
+                    if target.is_empty() {
+                        return Err(Errno::ENOENT);
+                    }
+                    if target.starts_with(b"/") {
+                        at = space.root();
+                    }
+                    (path, position) = (copied(&[&target, &path[after..]])?, 0);
+                    continue;
                 }
                 LinkTarget::Node(target) => node = Some(target),
             }
         }
-        let mut owned = Vec::new();
-        owned.try_reserve_exact(name.len()).map_err(|_| Errno::ENOMEM)?;
-        owned.extend(name);
-        check_slash(self.space, PathEnd { directory, name: owned, node, has_slash })
+        if is_last {
+            let name = copied(&[&path[name]])?;
+            return check_slash(space, PathEnd { directory: at, name, node, has_slash });
+        }
+        (at, position) = (node.ok_or(Errno::ENOENT)?, after);
     }
+    let has_slash = path.ends_with(b"/");
+    Ok(PathEnd { directory: at.clone(), name: Vec::new(), node: Some(at), has_slash })
+}
+
+/// The next name in `path` from `position` on, and the position after it.
+fn next_name(path: &[u8], position: usize) -> Option<(Range<usize>, usize)> {
+    let start = position + path[position..].iter().position(|&byte| byte != b'/')?;
+    let end = path[start..].iter().position(|&byte| byte == b'/').map_or(path.len(), |len| start + len);
+    Some((start..end, end))
+}
+
+/// `parts` in one list.
+///
+/// # Errors
+/// `ENOMEM`.
+fn copied(parts: &[&[u8]]) -> Result<Vec<u8>, Errno> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(parts.iter().map(|part| part.len()).sum()).map_err(|_| Errno::ENOMEM)?;
+    parts.iter().for_each(|part| all.extend_from_slice(part));
+    Ok(all)
 }
 
 /// # Errors
