@@ -97,15 +97,31 @@ fn start(
         *task.signal_stack.lock() = *parent.signal_stack.lock();
     }
     let thread = new_thread(task, request.frame(frame))?;
-    let added = match process.add_thread(&thread) {
-        true => tree::add_child(parent.process(), process, request.exit_signal),
-        false => Err(Errno::ENOMEM),
-    };
-    match added {
+    let added = tree::add_child(parent.process(), process, request.exit_signal);
+    run_first_thread(process, thread, added)
+}
+
+/// Starts the first thread of `process`, which was `added` to the tree of processes.
+///
+/// # Errors
+/// That of `added`, or `ENOMEM`. The process is not in the tree, and has no thread.
+pub(super) fn run_first_thread(
+    process: &Process,
+    thread: Arc<Thread>,
+    added: Result<(), Errno>,
+) -> Result<(), Errno> {
+    let started = added.and_then(|()| match process.add_thread(&thread) {
+        true => Ok(()),
+        false => {
+            tree::remove(process);
+            Err(Errno::ENOMEM)
+        }
+    });
+    match started {
         Ok(()) => sched::make_ready(&thread),
         Err(_) => sched::discard(thread),
     }
-    added
+    started
 }
 
 /// Creates a thread for `task`, which enters user space with `frame` once it is made ready.

@@ -1,7 +1,7 @@
 //! The ELF loader: from a file of the initramfs to a process that is ready to run.
 
 use super::exec::ExecRequest;
-use super::fork::new_thread;
+use super::fork::{new_thread, run_first_thread};
 use super::process::Process;
 use super::random;
 use super::task::Task;
@@ -10,7 +10,6 @@ use super::vdso;
 use crate::fs::root::{self, FileBody, Tree};
 use crate::fs::{self, OpenFile};
 use crate::memory::heap;
-use crate::sched;
 use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
 use abi::Errno;
 use abi::auxv::*;
@@ -327,13 +326,6 @@ fn start_process(program: LoadedProgram, files: &[Arc<OpenFile>]) -> Result<Arc<
     let task = Task::new(process.id(), process.clone(), program.space, UserVa::new(0));
     task.set_name(program.name);
     let thread = new_thread(task, program.frame)?;
-    let added = match process.add_thread(&thread) {
-        true => tree::add_root(&process),
-        false => Err(Errno::ENOMEM),
-    };
-    match added {
-        Ok(()) => sched::make_ready(&thread),
-        Err(_) => sched::discard(thread),
-    }
-    added.map(|()| process)
+    run_first_thread(&process, thread, tree::add_root(&process))?;
+    Ok(process)
 }

@@ -90,6 +90,13 @@ pub(super) fn add_child(
     })
 }
 
+/// Removes a process that was added and has no thread.
+pub(super) fn remove(process: &Process) {
+    let removed = with(|tree| tree.remove(process.id()));
+    EXITS.wake_all();
+    drop(removed);
+}
+
 fn fail_point() -> Result<(), Errno> {
     if debug::fail_point(debug::FailPoint::Heap) { Err(Errno::ENOMEM) } else { Ok(()) }
 }
