@@ -227,9 +227,8 @@ fn try_arc_from<T>(cache: &SpinLock<HeapCache>, value: T) -> Option<Arc<T>> {
     if !cache.lock().hold(block_layout.size()) {
         cache_and_hold(cache, block_layout)?;
     }
-    let arc = Arc::new(value);
-    cache.lock().release();
-    Some(arc)
+    // Takes the held block.
+    Some(Arc::new(value))
 }
 
 /// Allocates a block to the cache, which has none of this size, and holds it; `None` without memory.

@@ -41,26 +41,22 @@ impl HeapCache {
         self.lens.iter().enumerate().map(|(index, &len)| (len as usize) << (index as u32 + SMALLEST)).sum()
     }
 
-    /// Removes a block of `size` bytes (a power of two), which is aligned to its size.
+    /// Removes a block of `size` bytes (a power of two), which is aligned to its size. Ends a
+    /// [`hold`](Self::hold), since the allocation for which the block was held is the next.
     pub fn pop(&mut self, size: usize) -> Option<NonNull<u8>> {
         let index = index(size)?;
         let block = self.stacks[index]?;
+        self.is_held = false;
         // SAFETY: `push` wrote the link, and the cache has owned the block since.
         self.stacks[index] = unsafe { block.read() }.next;
         self.lens[index] -= 1;
         Some(block.cast())
     }
 
-    /// Returns whether there is a block of `size` bytes. If so, only [`pop`](Self::pop) removes it before
-    /// [`release`](Self::release).
+    /// Returns whether there is a block of `size` bytes. If so, only the next [`pop`](Self::pop) removes it.
     pub fn hold(&mut self, size: usize) -> bool {
         self.is_held = index(size).is_some_and(|index| self.stacks[index].is_some());
         self.is_held
-    }
-
-    /// Ends a [`hold`](Self::hold).
-    pub fn release(&mut self) {
-        self.is_held = false;
     }
 
     /// Removes any block that is not held. Returns it and its size.
@@ -153,9 +149,10 @@ mod tests {
         assert_eq!((cache.hold(128), cache.hold(64), cache.pop_any()), (false, true, None));
         assert_eq!((cache.pop(64), cache.hold(64)), (Some(blocks[0]), false));
         // SAFETY: as above.
-        assert!(unsafe { cache.push(blocks[1], 64) } && cache.hold(64));
-        cache.release();
-        assert_eq!(cache.pop_any(), Some((blocks[1], 64)));
+        assert!(unsafe { cache.push(blocks[1], 64) } && cache.hold(64) && cache.pop_any().is_none());
+        // SAFETY: as above.
+        assert!(cache.pop(64) == Some(blocks[1]) && unsafe { cache.push(blocks[1], 64) });
+        assert_eq!(cache.pop_any(), Some((blocks[1], 64)), "the pop ended the hold");
         assert!(!cache.hold(2 * HeapCache::LARGEST));
     }
 

@@ -39,10 +39,10 @@ pub fn page_count() -> u64 {
 /// Zeroed pages, each allocated when it is first written or mapped.
 ///
 /// The object is an owner of each frame, and gives the frame up when the page is removed or the object is
-/// dropped ([`pages::release`]). A [`MemoryMapping`] must add an owner of its own in [`with_page`](Self::with_page),
-/// and a pin its pin: then the frame is freed after the last of them, whichever it is. [`Writer::truncate`]
-/// and [`Writer::punch`] do not unmap: a process that has mapped a removed page keeps the frame until the
-/// caller unmaps it.
+/// dropped ([`pages::release`]). A [`MemoryMapping`] must add an owner of its own in
+/// [`with_page`](Self::with_page), and a pin its pin: then the frame is freed after the last of them,
+/// whichever it is. [`Writer::truncate`] and [`Writer::punch`] do not unmap: a process that has mapped a
+/// removed page keeps the frame until the caller unmaps it.
 pub struct SharedMemory {
     writers: Mutex<()>,
     content: Mutex<Content>,
@@ -58,8 +58,8 @@ pub struct MemoryMapping {
 }
 
 impl MemoryMapping {
-    /// A mapping with the protection `prot`, which can be changed up to `max_prot`. Writes to a private one do
-    /// not reach the object.
+    /// A mapping with the protection `prot`, which can be changed up to `max_prot`. Writes to a private one
+    /// do not reach the object.
     ///
     /// # Errors
     /// `EPERM` for a shared writable mapping of an object that is sealed against writes.

@@ -360,9 +360,9 @@ pub fn memory_files(_: &[String]) -> ProbeResult {
 }
 
 /// A mapping of the first page of a file, removed when it is dropped.
-struct Mapped(*mut u8);
+struct MappedPage(*mut u8);
 
-impl Mapped {
+impl MappedPage {
     fn new(file: &File, protection: i32, flags: i32) -> io::Result<Self> {
         // SAFETY: a new mapping.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, file.as_raw_fd(), 0) };
@@ -385,7 +385,7 @@ impl Mapped {
     }
 }
 
-impl Drop for Mapped {
+impl Drop for MappedPage {
     fn drop(&mut self) {
         // SAFETY: the mapping of `new`, which nothing uses any more.
         unsafe { libc::munmap(self.0.cast(), 4096) };
@@ -398,9 +398,9 @@ pub fn mappings(_: &[String]) -> ProbeResult {
     let scratch = Scratch::new("mappings")?;
     let mut file = scratch.file("file")?;
     file.write_all(b"content")?;
-    let shared = Mapped::new(&file, READ_WRITE, libc::MAP_SHARED)?;
-    let private = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
-    let untouched = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    let shared = MappedPage::new(&file, READ_WRITE, libc::MAP_SHARED)?;
+    let private = MappedPage::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    let untouched = MappedPage::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
     private.set(1, b'P');
     shared.set(0, b'S');
     file.write_all_at(b"F", 2)?;
@@ -414,12 +414,12 @@ pub fn mappings(_: &[String]) -> ProbeResult {
     let read_only = File::open(scratch.path("file"))?;
     expect_error(
         "a writable mapping",
-        Mapped::new(&read_only, READ_WRITE, libc::MAP_SHARED).map(drop),
+        MappedPage::new(&read_only, READ_WRITE, libc::MAP_SHARED).map(drop),
         libc::EACCES,
     )?;
-    let view = Mapped::new(&read_only, libc::PROT_READ, libc::MAP_SHARED)?;
+    let view = MappedPage::new(&read_only, libc::PROT_READ, libc::MAP_SHARED)?;
     expect_error("a mapping made writable", view.protect(READ_WRITE), libc::EACCES)?;
-    Mapped::new(&read_only, READ_WRITE, libc::MAP_PRIVATE)?.set(0, b'x');
+    MappedPage::new(&read_only, READ_WRITE, libc::MAP_PRIVATE)?.set(0, b'x');
     ensure(view.get(0) == b'S', || "a private write reached the file".into())
 }
 
@@ -436,17 +436,17 @@ pub fn sealed_mappings(_: &[String]) -> ProbeResult {
     // SAFETY: no pointer.
     let seal =
         || checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) }.into());
-    let shared = Mapped::new(&file, READ_WRITE, libc::MAP_SHARED)?;
+    let shared = MappedPage::new(&file, READ_WRITE, libc::MAP_SHARED)?;
     shared.set(0, 7);
     expect_error("a seal of a mapped file", seal(), libc::EBUSY)?;
-    // Mapped without write access, but it could be enabled.
+    // MappedPage without write access, but it could be enabled.
     shared.protect(libc::PROT_READ)?;
     expect_error("a seal of a mapped file", seal(), libc::EBUSY)?;
     drop(shared);
-    let private = Mapped::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
+    let private = MappedPage::new(&file, READ_WRITE, libc::MAP_PRIVATE)?;
     seal()?;
     private.set(0, 8);
-    expect_error("a mapping", Mapped::new(&file, READ_WRITE, libc::MAP_SHARED).map(drop), libc::EPERM)?;
+    expect_error("a mapping", MappedPage::new(&file, READ_WRITE, libc::MAP_SHARED).map(drop), libc::EPERM)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, 0)?;
     ensure(byte == [7], || format!("{byte:?}"))
