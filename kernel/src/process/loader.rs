@@ -26,8 +26,8 @@ use arch::cpu::CpuFeatures;
 use arch::exception::UserFrame;
 use core::fmt;
 use program::{
-    Alignment, ArgumentListTooLong, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind,
-    StackImage, StackRequest, resolve, script_interpreter,
+    Alignment, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind, StackImage, StackImageError,
+    StackRequest, resolve, script_interpreter,
 };
 
 /// The size of the first stack, which is populated on demand.
@@ -53,7 +53,7 @@ pub enum LaunchError {
     /// Its segments cannot be mapped or loaded.
     Memory(Errno),
     /// Its arguments exceed the limit.
-    Arguments(ArgumentListTooLong),
+    Arguments(usize),
     /// Its dynamic linker, with this path, is not loaded.
     Interpreter(String, Box<LaunchError>),
 }
@@ -84,7 +84,7 @@ impl fmt::Display for LaunchError {
             Self::NotExecutable => write!(f, "no execute permission"),
             Self::Executable(error) => write!(f, "{error}"),
             Self::Memory(error) => write!(f, "cannot be loaded: {error}"),
-            Self::Arguments(ArgumentListTooLong(bytes)) => {
+            Self::Arguments(bytes) => {
                 write!(f, "{bytes} bytes of arguments are too long")
             }
             Self::Interpreter(path, error) => write!(f, "dynamic linker {path}: {error}"),
@@ -161,7 +161,10 @@ pub fn load_program(request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchEr
             return Err(LaunchError::Path(Errno::ELOOP));
         }
         let first = [Some(interpreter.path), interpreter.argument, Some(path)].into_iter().flatten();
-        arguments = Cow::Owned(first.chain(arguments.iter().skip(1).copied()).collect());
+        let mut all = Vec::new();
+        all.try_reserve_exact(arguments.len() + 2).map_err(|_| LaunchError::Memory(Errno::ENOMEM))?;
+        all.extend(first.chain(arguments.iter().skip(1).copied()));
+        arguments = Cow::Owned(all);
         path = interpreter.path;
         file = read_file(path)?;
     }
@@ -177,7 +180,10 @@ fn load_executable(file: FileContent, request: &ExecRequest<'_>) -> Result<Loade
     let executable = load(&space, executable, file, Some(BIAS))?;
     space.set_heap_start(executable.span().end());
     let image = ProcessImage { executable, interpreter };
-    let stack = first_stack(request, &image).map_err(LaunchError::Arguments)?;
+    let stack = first_stack(request, &image).map_err(|error| match error {
+        StackImageError::TooLong(bytes) => LaunchError::Arguments(bytes),
+        StackImageError::OutOfMemory => LaunchError::Memory(Errno::ENOMEM),
+    })?;
     space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
     let frame = UserFrame::program(image.entry(), stack.pointer);
     let auxiliary = heap::try_arc(stack.auxiliary).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
@@ -200,7 +206,7 @@ fn load_interpreter(
     loaded.map(Some).map_err(error)
 }
 
-fn first_stack(request: &ExecRequest<'_>, image: &ProcessImage) -> Result<StackImage, ArgumentListTooLong> {
+fn first_stack(request: &ExecRequest<'_>, image: &ProcessImage) -> Result<StackImage, StackImageError> {
     StackImage::build(&StackRequest {
         top: STACK_TOP,
         path: request.path,

@@ -9,15 +9,11 @@ use abi::process::*;
 use abi::signal::{SigInfo, Signal};
 use addr::{Address, UserVa};
 use alloc::vec::Vec;
-use program::{ChildKind, ChildWait, WaitSelector};
+use program::{ARGUMENTS_MAX, ChildKind, ChildWait, WaitSelector};
 use zerocopy::FromZeros;
 
 /// The maximum length of a path, with its terminator.
 const PATH_MAX: usize = 4096;
-/// The maximum length of an argument, with its terminator, as in Linux.
-const ARGUMENT_MAX: usize = 32 * 4096;
-/// The maximum size of all arguments and the environment, as in Linux for a stack of 8 MiB.
-const ARGUMENTS_MAX: usize = 2 << 20;
 
 /// `execve`
 pub fn execve(call: &SyscallContext<'_>) -> SyscallResult {
@@ -72,8 +68,7 @@ fn read_strings(memory: UserMemory<'_>, from: UserVa, left: &mut usize) -> Resul
             break;
         }
         *left = left.checked_sub(size_of::<u64>()).ok_or(Errno::E2BIG)?;
-        let limit = ARGUMENT_MAX.min(*left);
-        let string = memory.read_string(UserVa::new(at), limit).map_err(|error| match error {
+        let string = memory.read_string(UserVa::new(at), *left).map_err(|error| match error {
             Errno::ENAMETOOLONG => Errno::E2BIG,
             error => error,
         })?;

@@ -77,7 +77,7 @@ impl<'a> UserMemory<'a> {
     /// Reads the null-terminated string at `from`, without the terminator.
     ///
     /// # Errors
-    /// `EFAULT`, or `ENAMETOOLONG` without a terminator in the first `limit` bytes.
+    /// `EFAULT`, `ENOMEM`, or `ENAMETOOLONG` without a terminator in the first `limit` bytes.
     pub fn read_string(&self, from: UserVa, limit: usize) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
         let mut at = from;
@@ -87,9 +87,11 @@ impl<'a> UserMemory<'a> {
             let here = (64 - at.raw() % 64).min((limit - text.len()) as u64) as usize;
             self.read_bytes(at, &mut buffer[..here])?;
             if let Some(end) = buffer[..here].iter().position(|&byte| byte == 0) {
+                text.try_reserve(end).map_err(|_| Errno::ENOMEM)?;
                 text.extend(&buffer[..end]);
                 return Ok(text);
             }
+            text.try_reserve(here).map_err(|_| Errno::ENOMEM)?;
             text.extend(&buffer[..here]);
             at = at.checked_add(here as u64).ok_or(Errno::EFAULT)?;
         }

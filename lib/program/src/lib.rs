@@ -48,7 +48,7 @@ pub use process_tree::{ChildKind, ChildWait, Exit, ProcessTree, WaitSelector};
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use script::{ScriptInterpreter, script_interpreter};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
-pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
+pub use stack::{ARGUMENTS_MAX, StackImage, StackImageError, StackRequest};
 pub use vdso::{Vdso, VdsoTime};
 pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 

@@ -6,7 +6,7 @@ use addr::UserVa;
 use alloc::vec::Vec;
 
 /// The maximum size of arguments, environment and tables together, in bytes.
-const LIMIT: usize = 128 << 10;
+pub const ARGUMENTS_MAX: usize = 128 << 10;
 
 /// The content of the initial stack.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,14 @@ pub struct StackImage {
     pub auxiliary: Vec<u64>,
 }
 
-/// The size of arguments and environment exceeds the limit (`E2BIG`).
+/// The stack cannot be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ArgumentListTooLong(
-    /// The size in bytes.
-    pub usize,
-);
+pub enum StackImageError {
+    /// The size in bytes of arguments, environment and tables exceeds [`ARGUMENTS_MAX`] (`E2BIG`).
+    TooLong(usize),
+    /// No memory.
+    OutOfMemory,
+}
 
 /// The strings at the top of the stack, filled downwards.
 struct StringArea {
@@ -64,29 +66,32 @@ impl StringArea {
 impl StackImage {
     /// Builds the stack: strings at the top, below them the auxiliary vector, `envp`, `argv` and, at the
     /// stack pointer, `argc`.
-    pub fn build(request: &StackRequest<'_>) -> Result<Self, ArgumentListTooLong> {
+    pub fn build(request: &StackRequest<'_>) -> Result<Self, StackImageError> {
         let size = request.size();
-        if size > LIMIT {
-            return Err(ArgumentListTooLong(size));
+        if size > ARGUMENTS_MAX {
+            return Err(StackImageError::TooLong(size));
         }
-        let mut strings = StringArea { reversed: Vec::with_capacity(size), top: request.top.raw() };
+        let mut strings = StringArea { reversed: reserved(size)?, top: request.top.raw() };
         strings.push(&[0; 8]);
         let path = strings.push_string(request.path);
-        let environment = push_strings(&mut strings, request.environment);
-        let arguments = push_strings(&mut strings, request.arguments);
+        let environment = push_strings(&mut strings, request.environment)?;
+        let arguments = push_strings(&mut strings, request.arguments)?;
         let platform = strings.push_string(abi::MACHINE.as_bytes());
         let random = strings.push(&request.random);
 
-        let mut words = Vec::from([request.arguments.len() as u64]);
+        let auxiliary_words = 2 * request.auxiliary.len() + 8;
+        let mut words = reserved(arguments.len() + environment.len() + 3 + auxiliary_words)?;
+        words.push(request.arguments.len() as u64);
         words.extend(arguments.into_iter().chain([0]).chain(environment).chain([0]));
-        let mut auxiliary: Vec<u64> =
-            request.auxiliary.iter().flat_map(|&(key, value)| [key, value]).collect();
+        let mut auxiliary = reserved(auxiliary_words)?;
+        auxiliary.extend(request.auxiliary.iter().flat_map(|&(key, value)| [key, value]));
         auxiliary.extend([AT_EXECFN, path, AT_PLATFORM, platform, AT_RANDOM, random, AT_NULL, 0]);
         words.extend(&auxiliary);
 
         let bytes_below = words.len() as u64 * 8;
         let pointer = (strings.top - strings.reversed.len() as u64 - bytes_below) & !15;
-        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = reserved((request.top.raw() - pointer) as usize)?;
+        bytes.extend(words.iter().flat_map(|word: &u64| word.to_le_bytes()));
         bytes.resize((strings.top - pointer) as usize - strings.reversed.len(), 0);
         bytes.extend(strings.reversed.iter().rev());
         Ok(Self { pointer: UserVa::new(pointer), bytes, auxiliary })
@@ -102,10 +107,19 @@ impl StackRequest<'_> {
     }
 }
 
-fn push_strings(strings: &mut StringArea, list: &[&[u8]]) -> Vec<u64> {
-    let mut addresses: Vec<u64> = list.iter().rev().map(|string| strings.push_string(string)).collect();
+/// The addresses of the strings of `list`.
+fn push_strings(strings: &mut StringArea, list: &[&[u8]]) -> Result<Vec<u64>, StackImageError> {
+    let mut addresses = reserved(list.len())?;
+    addresses.extend(list.iter().rev().map(|string| strings.push_string(string)));
     addresses.reverse();
-    addresses
+    Ok(addresses)
+}
+
+/// An empty list with room for `len` items.
+fn reserved<T>(len: usize) -> Result<Vec<T>, StackImageError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(len).map_err(|_| StackImageError::OutOfMemory)?;
+    Ok(list)
 }
 
 #[cfg(test)]
@@ -176,21 +190,25 @@ mod tests {
 
     #[test]
     fn arguments_up_to_the_limit_are_accepted() {
-        let string = vec![b'x'; LIMIT + 1 - request(&[b""], &[]).size()];
+        let string = vec![b'x'; ARGUMENTS_MAX + 1 - request(&[b""], &[]).size()];
         let built = |len| StackImage::build(&request(&[&string[..len]], &[])).map(drop);
         assert_eq!(built(string.len() - 1), Ok(()));
-        assert_eq!(built(string.len()), Err(ArgumentListTooLong(LIMIT + 1)));
+        assert_eq!(built(string.len()), Err(StackImageError::TooLong(ARGUMENTS_MAX + 1)));
     }
 
     #[test]
     fn oversized_arguments_are_rejected() {
-        let string = vec![b'x'; LIMIT];
+        let string = vec![b'x'; ARGUMENTS_MAX];
         let long: &[&[u8]] = &[&string];
         let empty: &[u8] = b"";
-        let many = &[empty; LIMIT / 8][..];
+        let many = &[empty; ARGUMENTS_MAX / 8][..];
         for (arguments, environment) in [(long, &[][..]), (&[][..], long), (many, &[][..]), (&[][..], many)] {
             let built = StackImage::build(&request(arguments, environment));
-            assert!(built.is_err_and(|ArgumentListTooLong(size)| size > LIMIT), "{}", arguments.len());
+            assert!(
+                matches!(built, Err(StackImageError::TooLong(size)) if size > ARGUMENTS_MAX),
+                "{}",
+                arguments.len()
+            );
         }
     }
 }
