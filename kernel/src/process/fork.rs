@@ -82,7 +82,11 @@ fn start(
 ) -> Result<(), Errno> {
     let (id, flags) = (process.id(), request.flags);
     if flags.contains(CloneFlags::CHILD_SETTID) {
-        space.load(request.child_tid, &id.to_ne_bytes())?;
+        // The address space of the parent changes meanwhile, that of the child does not.
+        match flags.contains(CloneFlags::VM) {
+            true => parent.memory().write(request.child_tid, &id)?,
+            false => space.store(request.child_tid, &id.to_ne_bytes())?,
+        }
     }
     if flags.contains(CloneFlags::PARENT_SETTID) {
         parent.memory().write(request.parent_tid, &id)?;

@@ -7,11 +7,11 @@
 //! # Locks
 //!
 //! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::timers` precedes the
-//! alarms, whose lock is held when a timer sends a signal. `Process::threads` precedes `Process::signals`,
-//! then a task's pending signals, and the scheduler's lock; a file's position is a leaf
-//! lock. No lock is held during a user copy, except the mutex of a pipe's bytes, which precedes that of the
-//! address space; that of the futex list for a read of the futex word that handles no page fault ([`futex`]);
-//! and that of the address space to repeat an access after a page fault.
+//! alarms, whose lock is held when a timer sends a signal. The tree of processes precedes `Process::threads`,
+//! which precedes `Process::signals`, then a task's pending signals, and the scheduler's lock; a file's
+//! position is a leaf lock. No lock is held during a user copy, except the mutex of a pipe's bytes, which
+//! precedes that of the address space; that of the futex list for a read of the futex word that handles no
+//! page fault ([`futex`]); and that of the address space to repeat an access after a page fault.
 
 mod exec;
 mod fork;

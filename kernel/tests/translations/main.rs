@@ -11,10 +11,11 @@ mod workload;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, PAGE_SIZE, UserVa};
-use arch::fake::Instruction;
+use arch::fake::{Instruction, UserAccess};
 use dma_api::Attrs;
 use kernel::dma;
 use kernel::memory::stack::KernelStack;
+use kernel::memory::table_frames;
 use kernel::memory::vmalloc::{KernelArea, STACKS, VMALLOC};
 use kernel::process::futex::Futexes;
 use kernel::vm::access::UserMemory;
@@ -249,6 +250,53 @@ fn random_operations_leave_no_stale_translation() {
         workload::run(seed);
         assert_eq!(host_memory::free_frames(), free, "frames leaked, seed {seed}");
     }
+}
+
+/// Frames stay shared until the incomplete child is dropped, after the lock of the parent is released.
+#[test]
+fn failed_fork_leaves_no_page_writable() {
+    // At the end of a last-level table, so that the second half of the pages needs another.
+    const PAGES: u64 = 256;
+    let start = UserVa::new(0x60_0000 - PAGES / 2 * PAGE_SIZE);
+    let _kernel = boot();
+    let space = AddressSpace::new().unwrap();
+    space.map_anonymous(PAGES * PAGE_SIZE, MmapPlacement::Fixed(start), READ_WRITE).unwrap();
+    // SAFETY: uninstalled before the drop.
+    unsafe { space.install() };
+    (0..PAGES).for_each(|page| UserMemory::new(&space).write(start + page * PAGE_SIZE, &page).unwrap());
+    let (_, parent) = arch::mmu::user_root().unwrap();
+    let mut frames: Vec<_> = std::iter::from_fn(table_frames::alloc).collect();
+    let mut failures = 0;
+    while space.fork().is_err() {
+        let checked = Rc::new(Cell::new(false));
+        let seen = checked.clone();
+        let check = move |instruction| {
+            if instruction == Instruction::TlbAsid(parent) {
+                assert_eq!(tlb_model::user_address_of(start, UserAccess::Write), None);
+                seen.set(true);
+            }
+        };
+        let _ = tlb_model::with_other_cpu(Box::new(check), || space.fork().map(drop));
+        failures += u32::from(checked.get());
+        frames.drain(..1).for_each(table_frames::free);
+    }
+    frames.into_iter().for_each(table_frames::free);
+    assert!(failures > 1, "{failures} forks failed after the copy had begun");
+    (0..PAGES).for_each(|page| UserMemory::new(&space).write(start + page * PAGE_SIZE, &page).unwrap());
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn only_writable_memory_is_stored_to() {
+    let _kernel = boot();
+    let space = space_with_pages(2);
+    space.protect(AddrRange::new(BASE, BASE + PAGE_SIZE), Prot::READ).unwrap();
+    let across = BASE + (PAGE_SIZE - 2);
+    assert_eq!(space.store(across, &[1; 4]), Err(Errno::EFAULT));
+    assert_eq!(space.store(BASE + 2 * PAGE_SIZE, &[1; 4]), Err(Errno::EFAULT));
+    assert_eq!(space.store(BASE + PAGE_SIZE, &[1; 4]), Ok(()));
+    assert_eq!(UserMemory::new(&space).read(across), Ok([0u8, 0, 1, 1]));
+    arch::mmu::uninstall_user();
 }
 
 #[test]

@@ -53,24 +53,32 @@ impl Inner {
 
     /// Maps the pages of `from` in `to` as well, at the same distance from its start.
     pub(super) fn map_again(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
-        let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), MoveBatch::new());
+        let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), PageBatch::new());
         let mut rest = from.range;
         while !rest.is_empty() {
-            batch.clear();
-            let Some(table) = &self.table else { return Ok(()) };
-            table.leaves_until(&table_frames::user(self.asid), rest, |leaf| {
-                batch.push((leaf.at, leaf.to));
-                if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            let Some(&(last, _)) = batch.last() else { break };
+            rest = self.collect_pages(rest, &mut batch);
             for run in batch.chunk_by(|one, next| one.0 + PAGE_SIZE == next.0) {
                 let target = to.range.start() + (run[0].0.raw() - from.range.start().raw());
                 let pages = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
                 self.map(target, pages, mapping).map_err(|_| Errno::ENOMEM)?;
             }
-            rest = AddrRange::new(last + PAGE_SIZE, from.range.end());
         }
         Ok(())
+    }
+
+    /// Replaces the contents of `batch` with the first pages mapped in `range`, up to its capacity. Returns
+    /// the range behind them, which is empty after the last page.
+    pub(super) fn collect_pages(&self, range: AddrRange<UserVa>, batch: &mut PageBatch) -> AddrRange<UserVa> {
+        batch.clear();
+        let Some(table) = &self.table else { return AddrRange::EMPTY };
+        table.leaves_until(&table_frames::user(self.asid), range, |leaf| {
+            batch.push((leaf.at, leaf.to));
+            if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match batch.last() {
+            Some(&(last, _)) if batch.is_full() => AddrRange::new(last + PAGE_SIZE, range.end()),
+            _ => AddrRange::EMPTY,
+        }
     }
 
     /// Clears the entries of `range`, invalidates them in all TLBs and frees the tables that became empty.
@@ -100,8 +108,8 @@ impl Inner {
             if self.clear_entries(part).is_err() {
                 panic!("memory at {part:?} is not mapped with pages");
             }
-            // SAFETY: the mapping is the only owner of its frames; `clear_entries` has cleared the
-            // entries, and invalidated them in all TLBs.
+            // SAFETY: each entry was an owner of its frame; `clear_entries` has cleared the entries, and
+            // invalidated them in all TLBs.
             unsafe { pages::release(batch.iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
             if batch.is_full() && must_stop() {
@@ -174,5 +182,5 @@ impl Inner {
 /// stack, so it must not be moved.
 type FrameBatch = ArrayVec<PhysAddr, 256>;
 
-/// Pages that are moved together, and their frames.
-type MoveBatch = ArrayVec<(UserVa, PhysAddr), 64>;
+/// Pages that are mapped again together, and their frames.
+pub(super) type PageBatch = ArrayVec<(UserVa, PhysAddr), 64>;

@@ -2,16 +2,14 @@
 //! (copy-on-write).
 
 use super::backing::VmaBacking;
+use super::entries::PageBatch;
 use super::vma::vma_errno;
 use super::{AddressSpace, Inner, user_range};
-use crate::memory::table_frames;
 use crate::sched;
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
-use arrayvec::ArrayVec;
-use core::ops::ControlFlow;
+use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use program::Vma;
 
 impl AddressSpace {
@@ -54,16 +52,14 @@ impl Inner {
 
     /// Maps the frames of `vma`, private memory, in the child, too, read-only for both.
     fn fork_part(&mut self, child: &mut Self, vma: &Vma<VmaBacking>) -> Result<(), Errno> {
-        let (mapping, mut batch) = (self.populated_mapping(&vma.backing, vma.prot), ForkBatch::new());
-        let mut rest = vma.range;
+        let mapping = self.populated_mapping(&vma.backing, vma.prot);
+        if vma.prot.contains(Prot::WRITE) {
+            // First: no entry of a shared frame is writable, also after an error.
+            self.change_rights(vma.range, mapping);
+        }
+        let (mut rest, mut batch) = (vma.range, PageBatch::new());
         while !rest.is_empty() {
-            batch.clear();
-            let Some(table) = &self.table else { return Ok(()) };
-            table.leaves_until(&table_frames::user(self.asid), rest, |leaf| {
-                batch.push((leaf.at, leaf.to));
-                if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            let Some(&(last, _)) = batch.last() else { break };
+            rest = self.collect_pages(rest, &mut batch);
             for run in batch.chunk_by_mut(|one, next| one.0 + PAGE_SIZE == next.0) {
                 // SAFETY: the frames of this locked address space.
                 unsafe { add_owners(run) }.map_err(|_| Errno::ENOMEM)?;
@@ -77,17 +73,10 @@ impl Inner {
             if sched::is_interrupted() {
                 return Err(Errno::EINTR);
             }
-            rest = AddrRange::new(last + PAGE_SIZE, vma.range.end());
-        }
-        if vma.prot.contains(Prot::WRITE) {
-            self.change_rights(vma.range, mapping);
         }
         Ok(())
     }
 }
-
-/// Pages whose frames are shared together, and the frames.
-type ForkBatch = ArrayVec<(UserVa, PhysAddr), 64>;
 
 /// Adds the child as an owner of the frames in `run`; replaces those that it gets a copy of.
 ///

@@ -410,17 +410,29 @@ impl AddressSpace {
         Ok(pinned)
     }
 
-    /// Writes `bytes` to anonymous memory at `at`, independent of its protection. The program must not have
-    /// started.
+    /// Writes `bytes` to anonymous memory at `at`, independent of its protection. No thread may run in the
+    /// address space.
     pub fn load(&self, at: UserVa, bytes: &[u8]) -> Result<(), Errno> {
+        self.copy_in(at, bytes, Prot::empty())
+    }
+
+    /// Writes `bytes` to memory at `at` that the program can write. No thread may run in the address space.
+    ///
+    /// # Errors
+    /// `EFAULT`, `ENOMEM`.
+    pub fn store(&self, at: UserVa, bytes: &[u8]) -> Result<(), Errno> {
+        self.copy_in(at, bytes, Prot::WRITE)
+    }
+
+    fn copy_in(&self, at: UserVa, bytes: &[u8], access: Prot) -> Result<(), Errno> {
         let (mut at, mut bytes) = (at, bytes);
         while !bytes.is_empty() {
             let room = (PAGE_SIZE - at.raw() % PAGE_SIZE) as usize;
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
-            let frame = self.inner.lock().anonymous_frame(at, Prot::empty())?;
+            let frame = self.inner.lock().anonymous_frame(at, access)?;
             let offset = frame.raw() % PAGE_SIZE;
-            // SAFETY: the frame is the program's own write-back memory; it stays allocated, since the program
-            // has not started. No reference to it exists, and the window is writable.
+            // SAFETY: the frame is the program's own write-back memory; it stays allocated, since no thread
+            // runs. No reference to it exists, and the window is writable.
             unsafe {
                 window::with_frame(frame, |window| {
                     copy_to_window(window, offset, here);
@@ -507,7 +519,7 @@ fn steps(range: AddrRange<UserVa>, step: u64) -> impl Iterator<Item = AddrRange<
 /// The window is mapped writable, and its contents have no other user.
 unsafe fn copy_to_window(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
     assert!(offset + bytes.len() as u64 <= window.len(), "{offset:#x} + {} exceeds the window", bytes.len());
-    let target = (window.start().raw() + offset) as *mut u8;
+    let target = arch::pointer::to::<u8>(window.start() + offset);
     // SAFETY: as the caller promises; the bytes fit by the assertion.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
 }

@@ -199,8 +199,10 @@ impl Inner {
         if self.translate(at).is_none() {
             self.fault_in(at, &vma).map_err(access_errno)?;
         }
-        if let Some(leaf) = self.translate(at).filter(|_| self.has_shared_frames && vma.backing.is_private())
-        {
+        // A writable entry is the only owner.
+        let is_read_only = |leaf: &Leaf<UserVa>| !leaf.access.contains(Access::WRITE);
+        let may_share = self.has_shared_frames && vma.backing.is_private();
+        if let Some(leaf) = self.translate(at).filter(|leaf| may_share && is_read_only(leaf)) {
             self.break_cow(&leaf, &vma).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
