@@ -51,8 +51,8 @@ impl ChunkedBuffer {
         memory: MemoryType,
         tag: DebugTag,
     ) -> Result<Arc<Self>, DmaError> {
-        let buffer = Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag };
-        let mut buffer = heap::try_arc(buffer).ok_or(DmaError::OutOfHeap)?;
+        let buffer = || Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag };
+        let mut buffer = heap::try_arc_with(buffer).ok_or(DmaError::OutOfHeap)?;
         // Filled in place: a move of the inline list costs more than the allocation of a cached chunk.
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("the only reference") };
         frames::alloc(request, &mut this.frames)?;

@@ -16,8 +16,9 @@ use alloc::sync::Arc;
 use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// Largest block: 2^32 bytes.
 const ORDERS: usize = 33;
@@ -38,9 +39,7 @@ unsafe impl Sync for InitialHeap {}
 static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL_BYTES]));
 
 static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
-/// The per-CPU caches in front of the heap. Other CPUs drain them only when the heap is exhausted.
-static CACHES: PerCpu<SpinLock<HeapCache>> =
-    PerCpu::new([const { SpinLock::new(HeapCache::new()) }; MAX_CPUS]);
+static CPU_BLOCKS: PerCpu<CpuBlocks> = PerCpu::new([const { CpuBlocks::new() }; MAX_CPUS]);
 /// A copy of the heap's free bytes (without cached blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Whether allocations in interrupt handlers panic.
@@ -56,6 +55,30 @@ struct LowmemChunk {
     previous: Option<&'static Self>,
 }
 
+/// The free blocks of a CPU, in front of the heap.
+struct CpuBlocks {
+    /// The memory of the next `Arc`; see [`try_arc`].
+    reserved: ReservedBlock,
+    /// Other CPUs drain it only when the heap is exhausted.
+    cache: SpinLock<HeapCache>,
+}
+
+impl CpuBlocks {
+    const fn new() -> Self {
+        Self { reserved: ReservedBlock::new(), cache: SpinLock::new(HeapCache::new()) }
+    }
+
+    #[inline(never)] // Keeps its saved registers out of the allocation of a reserved block.
+    fn allocate(&self, block_layout: Layout) -> *mut u8 {
+        // In a statement of its own, so that the cache is unlocked before the heap is locked.
+        let cached = self.cache.lock().pop(block_layout.size());
+        match cached {
+            Some(block) => block.as_ptr(),
+            None => allocate(block_layout),
+        }
+    }
+}
+
 struct KernelHeap;
 
 #[cfg_attr(target_os = "none", global_allocator)]
@@ -67,13 +90,11 @@ static KERNEL_HEAP: KernelHeap = KernelHeap;
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check_context(layout);
-        let block_layout = block_layout_of(layout);
-        // In a statement of its own, so that the cache is unlocked before the heap is locked.
-        let cached = CACHES.this().lock().pop(block_layout.size());
-        match cached {
-            Some(block) => block.as_ptr(),
-            None => allocate(block_layout),
+        let blocks = CPU_BLOCKS.this();
+        if let Some(block) = blocks.reserved.take(layout) {
+            return block.as_ptr();
         }
+        blocks.allocate(block_layout_of(layout))
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -83,7 +104,7 @@ unsafe impl GlobalAlloc for KernelHeap {
         // SAFETY: the caller frees a block that `alloc` returned for this layout, and `alloc` took the whole
         // block from this heap.
         unsafe {
-            let cached = CACHES.this().lock().push(block, block_layout.size());
+            let cached = CPU_BLOCKS.this().cache.lock().push(block, block_layout.size());
             if !cached {
                 free_block(block, block_layout);
             }
@@ -130,8 +151,8 @@ unsafe fn free_block(block: NonNull<u8>, block_layout: Layout) {
 /// Frees the blocks in all CPUs' caches, so that they are merged. Returns whether there were any.
 fn drain_caches() -> bool {
     let mut any = false;
-    for cache in CACHES.iter() {
-        let mut cache = cache.lock();
+    for blocks in CPU_BLOCKS.iter() {
+        let mut cache = blocks.cache.lock();
         while let Some((block, size)) = cache.pop_any() {
             let Ok(block_layout) = Layout::from_size_align(size, size) else {
                 unreachable!("a block of {size} bytes")
@@ -212,35 +233,71 @@ pub fn try_box<T>(value: T) -> Option<Box<T>> {
 /// Moves `value` into an `Arc`; `None` without memory, also by fault injection.
 ///
 /// `Arc::new` panics without memory, and that memory was free before proves nothing: it may be in smaller
-/// blocks, or another CPU may allocate it. The block is therefore held in the cache of this CPU, from which
-/// no other CPU allocates, and which the thread does not leave: the kernel is not preemptible.
+/// blocks, or another CPU may allocate it. The block is therefore allocated before, and handed to the
+/// allocation of `Arc::new`, which follows on this CPU: the kernel is not preemptible, and interrupt handlers
+/// do not allocate.
 pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
+    try_arc_with(|| value)
+}
+
+/// Constructs a value in the memory of an `Arc`, as [`try_arc`]. Saves a copy of the value.
+#[inline]
+pub fn try_arc_with<T>(value: impl FnOnce() -> T) -> Option<Arc<T>> {
     if debug::fail_point(FailPoint::Heap) {
         return None;
     }
-    try_arc_from(CACHES.this(), value)
+    let is_global_allocator = cfg!(target_os = "none");
+    let mut arc =
+        if is_global_allocator { try_uninit_arc(&CPU_BLOCKS.this().reserved)? } else { Arc::new_uninit() };
+    let Some(memory) = Arc::get_mut(&mut arc) else { unreachable!("the only reference") };
+    memory.write(value());
+    // SAFETY: written above.
+    Some(unsafe { arc.assume_init() })
 }
 
-fn try_arc_from<T>(cache: &SpinLock<HeapCache>, value: T) -> Option<Arc<T>> {
-    const { assert!(size_of::<ArcMemory<T>>() <= HeapCache::LARGEST, "not cached") };
-    let block_layout = block_layout_of(Layout::new::<ArcMemory<T>>());
-    if !cache.lock().hold(block_layout.size()) {
-        cache_and_hold(cache, block_layout)?;
+fn try_uninit_arc<T>(reserved: &ReservedBlock) -> Option<Arc<MaybeUninit<T>>> {
+    let layout = Layout::new::<ArcMemory<T>>();
+    reserved.set(allocate_layout(layout)?, layout);
+    let arc = Arc::new_uninit();
+    debug_assert!(reserved.is_empty(), "the memory of an Arc has another layout than {layout:?}");
+    Some(arc)
+}
+
+/// A block that is reserved for the next allocation of its layout. Only its CPU accesses it.
+struct ReservedBlock {
+    block: AtomicPtr<u8>,
+    /// 0 without a block.
+    size: AtomicUsize,
+    align: AtomicUsize,
+}
+
+impl ReservedBlock {
+    const fn new() -> Self {
+        let [size, align] = [const { AtomicUsize::new(0) }; 2];
+        Self { block: AtomicPtr::new(ptr::null_mut()), size, align }
     }
-    // Takes the held block.
-    Some(Arc::new(value))
-}
 
-/// Allocates a block to the cache, which has none of this size, and holds it; `None` without memory.
-#[cold]
-fn cache_and_hold(cache: &SpinLock<HeapCache>, block_layout: Layout) -> Option<()> {
-    let block = allocate_layout(block_layout)?;
-    let mut cache = cache.lock();
-    // SAFETY: a new block of this size, a power of two, aligned to its size.
-    let is_cached = unsafe { cache.push(block, block_layout.size()) };
-    let is_held = is_cached && cache.hold(block_layout.size());
-    debug_assert!(is_held, "{block_layout:?}");
-    Some(())
+    fn set(&self, block: NonNull<u8>, layout: Layout) {
+        self.block.store(block.as_ptr(), Ordering::Relaxed);
+        self.size.store(layout.size(), Ordering::Relaxed);
+        self.align.store(layout.align(), Ordering::Relaxed);
+    }
+
+    /// Removes the block if it has this layout, which is not empty.
+    #[inline]
+    fn take(&self, layout: Layout) -> Option<NonNull<u8>> {
+        if self.size.load(Ordering::Relaxed) != layout.size()
+            || self.align.load(Ordering::Relaxed) != layout.align()
+        {
+            return None;
+        }
+        self.size.store(0, Ordering::Relaxed);
+        NonNull::new(self.block.load(Ordering::Relaxed))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.size.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// Allocates a block, which must not be empty.
@@ -302,7 +359,7 @@ pub fn usage() -> (usize, usize) {
         let heap = HEAP.lock();
         (heap.stats_alloc_actual(), heap.stats_total_bytes())
     };
-    let cached: usize = CACHES.iter().map(|cache| cache.lock().bytes()).sum();
+    let cached: usize = CPU_BLOCKS.iter().map(|blocks| blocks.cache.lock().bytes()).sum();
     (used.saturating_sub(cached), total)
 }
 
@@ -325,8 +382,10 @@ mod tests {
     std::thread_local! {
         /// The layout of the latest allocation of the thread.
         static LATEST: Cell<Option<Layout>> = const { Cell::new(None) };
-        /// While the thread's heap is exhausted: the cache, from which it allocates.
-        static EXHAUSTED: Cell<Option<&'static SpinLock<HeapCache>>> = const { Cell::new(None) };
+        /// The number of allocations until the thread's heap is exhausted.
+        static REMAINING: Cell<usize> = const { Cell::new(usize::MAX) };
+        /// The reserved block of the thread.
+        static RESERVED: ReservedBlock = const { ReservedBlock::new() };
     }
 
     struct TestAllocator;
@@ -334,21 +393,21 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: TestAllocator = TestAllocator;
 
-    // SAFETY: blocks come from `System`, or from the cache of a test, which owns them.
+    // SAFETY: blocks come from `System`, also the reserved one, which has the layout.
     unsafe impl GlobalAlloc for TestAllocator {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             LATEST.set(Some(layout));
-            let Some(cache) = EXHAUSTED.get() else {
-                // SAFETY: the contract of this function.
-                return unsafe { System.alloc(layout) };
-            };
-            // Another CPU drains the caches meanwhile.
-            cache.lock().pop_any();
-            cache.lock().pop(block_layout_of(layout).size()).map_or(ptr::null_mut(), NonNull::as_ptr)
+            if let Some(block) = RESERVED.with(|reserved| reserved.take(layout)) {
+                return block.as_ptr();
+            }
+            let Some(remaining) = REMAINING.get().checked_sub(1) else { return ptr::null_mut() };
+            REMAINING.set(remaining);
+            // SAFETY: the contract of this function.
+            unsafe { System.alloc(layout) }
         }
 
         unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-            // SAFETY: the contract of this function; tests leak the blocks of a cache.
+            // SAFETY: the contract of this function.
             unsafe { System.dealloc(block, layout) }
         }
     }
@@ -370,31 +429,37 @@ mod tests {
         check_layout(());
     }
 
+    /// Calls `f` while the heap has `count` blocks.
+    fn with_blocks<T>(count: usize, f: impl FnOnce() -> T) -> T {
+        REMAINING.set(count);
+        let result = f();
+        REMAINING.set(usize::MAX);
+        result
+    }
+
     #[test]
-    fn arc_takes_the_held_block_or_fails() {
-        #[repr(align(64))]
-        struct Block(#[expect(dead_code, reason = "memory")] [u8; 64]);
-        static CACHE: SpinLock<HeapCache> = SpinLock::new(HeapCache::new());
-        let block = NonNull::from(Box::leak(Box::new(Block([0; 64])))).cast::<u8>();
-        // SAFETY: a block of 64 bytes, not used otherwise.
-        assert!(unsafe { CACHE.lock().push(block, 64) });
-        EXHAUSTED.set(Some(&CACHE));
-        let held = try_arc_from(&CACHE, [7u64; 6]);
-        let none = try_arc_from(&CACHE, [7u64; 6]);
-        EXHAUSTED.set(None);
-        assert!(none.is_none());
-        let held = held.unwrap();
-        assert_eq!((Arc::as_ptr(&held).addr(), *held), (block.as_ptr().addr() + 16, [7; 6]));
-        core::mem::forget(held);
+    fn arc_takes_the_reserved_block_or_fails() {
+        let [some, none] =
+            [1, 0].map(|count| with_blocks(count, || RESERVED.with(try_uninit_arc::<[u64; 6]>)));
+        assert!(some.is_some() && none.is_none());
+    }
+
+    #[test]
+    fn reserved_block_is_for_its_layout_only() {
+        let reserved = ReservedBlock::new();
+        let block = NonNull::<u64>::dangling().cast();
+        let layout = |size, align| Layout::from_size_align(size, align).unwrap();
+        reserved.set(block, layout(64, 8));
+        let others = [layout(32, 8), layout(128, 8), layout(64, 16)].map(|other| reserved.take(other));
+        assert_eq!((others, reserved.is_empty()), ([None; 3], false));
+        let taken = [reserved.take(layout(64, 8)), reserved.take(layout(64, 8))];
+        assert_eq!((taken, reserved.is_empty()), ([Some(block), None], true));
     }
 
     #[test]
     fn box_is_made_of_new_memory_or_fails() {
-        static EMPTY: SpinLock<HeapCache> = SpinLock::new(HeapCache::new());
         assert_eq!(try_box(7u64).as_deref(), Some(&7));
-        EXHAUSTED.set(Some(&EMPTY));
-        let (none, empty) = (try_box(7u64), try_box(()));
-        EXHAUSTED.set(None);
+        let (none, empty) = with_blocks(0, || (try_box(7u64), try_box(())));
         assert!(none.is_none() && empty.is_some());
     }
 }

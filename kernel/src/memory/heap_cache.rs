@@ -21,19 +21,14 @@ struct Link {
 pub struct HeapCache {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
-    /// See [`HeapCache::hold`].
-    is_held: bool,
 }
 
 // SAFETY: the cache owns the blocks, which are not tied to a CPU.
 unsafe impl Send for HeapCache {}
 
 impl HeapCache {
-    /// The largest cached size.
-    pub const LARGEST: usize = 1 << (SIZES as u32 - 1 + SMALLEST);
-
     pub const fn new() -> Self {
-        Self { stacks: [None; SIZES], lens: [0; SIZES], is_held: false }
+        Self { stacks: [None; SIZES], lens: [0; SIZES] }
     }
 
     /// The bytes of all cached blocks.
@@ -41,29 +36,18 @@ impl HeapCache {
         self.lens.iter().enumerate().map(|(index, &len)| (len as usize) << (index as u32 + SMALLEST)).sum()
     }
 
-    /// Removes a block of `size` bytes (a power of two), which is aligned to its size. Ends a
-    /// [`hold`](Self::hold), since the allocation for which the block was held is the next.
+    /// Removes a block of `size` bytes (a power of two), which is aligned to its size.
     pub fn pop(&mut self, size: usize) -> Option<NonNull<u8>> {
         let index = index(size)?;
         let block = self.stacks[index]?;
-        self.is_held = false;
         // SAFETY: `push` wrote the link, and the cache has owned the block since.
         self.stacks[index] = unsafe { block.read() }.next;
         self.lens[index] -= 1;
         Some(block.cast())
     }
 
-    /// Returns whether there is a block of `size` bytes. If so, only the next [`pop`](Self::pop) removes it.
-    pub fn hold(&mut self, size: usize) -> bool {
-        self.is_held = index(size).is_some_and(|index| self.stacks[index].is_some());
-        self.is_held
-    }
-
-    /// Removes any block that is not held. Returns it and its size.
+    /// Removes any block. Returns it and its size.
     pub fn pop_any(&mut self) -> Option<(NonNull<u8>, usize)> {
-        if self.is_held {
-            return None;
-        }
         let size = 1 << (self.stacks.iter().position(Option::is_some)? as u32 + SMALLEST);
         Some((self.pop(size)?, size))
     }
@@ -137,23 +121,6 @@ mod tests {
             while cache.pop(size).is_some() {}
             assert_eq!(cache.pop_any(), None);
         }
-    }
-
-    #[test]
-    fn held_block_is_kept_for_the_allocation_of_its_size() {
-        let mut memory = std::boxed::Box::new(BlockMemory([0; 4 * LIMIT]));
-        let blocks = blocks(&mut memory, 64);
-        let mut cache = HeapCache::new();
-        // SAFETY: an aligned block of 64 bytes, not used otherwise.
-        assert!(unsafe { cache.push(blocks[0], 64) });
-        assert_eq!((cache.hold(128), cache.hold(64), cache.pop_any()), (false, true, None));
-        assert_eq!((cache.pop(64), cache.hold(64)), (Some(blocks[0]), false));
-        // SAFETY: as above.
-        assert!(unsafe { cache.push(blocks[1], 64) } && cache.hold(64) && cache.pop_any().is_none());
-        // SAFETY: as above.
-        assert!(cache.pop(64) == Some(blocks[1]) && unsafe { cache.push(blocks[1], 64) });
-        assert_eq!(cache.pop_any(), Some((blocks[1], 64)), "the pop ended the hold");
-        assert!(!cache.hold(2 * HeapCache::LARGEST));
     }
 
     #[test]

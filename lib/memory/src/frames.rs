@@ -4,6 +4,7 @@ use crate::owned::{OwnedChunk, OwnedPages, next_page};
 use crate::source::FrameSource;
 use addr::{Chunk, Order, Pfn};
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::{fmt, slice};
 
 /// The heap has no memory for the list itself.
@@ -21,8 +22,7 @@ const PIECE: usize = 512;
 /// that is not empty is a bug: debug builds panic, others leak the frames, which the zone's accounting then
 /// shows.
 pub struct Frames {
-    inline: [Chunk; INLINE],
-    inline_len: u8,
+    inline: ArrayVec<Chunk, INLINE>,
     pieces: Vec<Vec<Chunk>>,
     frames: u64,
 }
@@ -30,19 +30,17 @@ pub struct Frames {
 impl Frames {
     /// An empty list.
     pub const fn new() -> Self {
-        let nothing = Chunk::page(Pfn::new(0));
-        Self { inline: [nothing; INLINE], inline_len: 0, pieces: Vec::new(), frames: 0 }
+        Self { inline: ArrayVec::new_const(), pieces: Vec::new(), frames: 0 }
     }
 
     /// Appends the chunk. Returns it if the heap has no memory for the list.
     #[inline]
     pub fn push(&mut self, chunk: OwnedChunk) -> Result<(), (OwnedChunk, OutOfHeap)> {
-        let Some(slot) = self.inline.get_mut(usize::from(self.inline_len)) else {
+        if self.inline.is_full() {
             return self.push_to_piece(chunk);
-        };
+        }
         self.frames += chunk.chunk().frames();
-        *slot = chunk.release();
-        self.inline_len += 1;
+        self.inline.push(chunk.release());
         Ok(())
     }
 
@@ -62,9 +60,8 @@ impl Frames {
         let (run, mut bits) = pages.release();
         while bits != 0 {
             let before = bits;
-            if usize::from(self.inline_len) < INLINE {
-                self.inline[usize::from(self.inline_len)] = next_page(run, &mut bits);
-                self.inline_len += 1;
+            if !self.inline.is_full() {
+                self.inline.push(next_page(run, &mut bits));
             } else {
                 match self.piece_with_room() {
                     Ok(piece) => {
@@ -92,20 +89,20 @@ impl Frames {
     /// The chunks, in order.
     #[inline]
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
-        Chunks { piece: self.inline().iter(), pieces: self.pieces.iter() }
+        Chunks { piece: self.inline.iter(), pieces: self.pieces.iter() }
     }
 
     /// The chunk of a list with exactly one.
     #[inline]
     pub fn only(&self) -> Option<Chunk> {
         // There are pieces only once the inline part is full.
-        if self.inline_len == 1 { Some(self.inline[0]) } else { None }
+        if let [chunk] = self.inline[..] { Some(chunk) } else { None }
     }
 
     /// The number of chunks.
     pub fn chunk_count(&self) -> usize {
         let last = self.pieces.last().map_or(0, Vec::len);
-        usize::from(self.inline_len) + self.pieces.len().saturating_sub(1) * PIECE + last
+        self.inline.len() + self.pieces.len().saturating_sub(1) * PIECE + last
     }
 
     /// The number of frames in all chunks.
@@ -126,8 +123,8 @@ impl Frames {
     /// Frees all frames to `source`, and empties the list.
     pub fn free_to(&mut self, source: &mut impl FrameSource) {
         self.frames = 0;
-        free_slice(self.inline(), source);
-        self.inline_len = 0;
+        free_slice(&self.inline, source);
+        self.inline.clear();
         if !self.pieces.is_empty() {
             self.pieces.drain(..).for_each(|piece| free_slice(&piece, source));
         }
@@ -136,16 +133,10 @@ impl Frames {
     /// Empties the list, and returns its chunks in order. Dropping the iterator leaks the chunks it has not
     /// returned.
     pub fn drain(&mut self) -> impl Iterator<Item = OwnedChunk> {
-        let emptied = core::mem::take(self);
-        let inline = emptied.inline.into_iter().take(usize::from(emptied.inline_len));
-        let mut emptied = emptied;
-        emptied.frames = 0;
-        let pieces = core::mem::take(&mut emptied.pieces);
-        inline.chain(pieces.into_iter().flatten()).map(OwnedChunk::from_list)
-    }
-
-    fn inline(&self) -> &[Chunk] {
-        &self.inline[..usize::from(self.inline_len)]
+        self.frames = 0;
+        let inline = core::mem::take(&mut self.inline);
+        let pieces = core::mem::take(&mut self.pieces);
+        inline.into_iter().chain(pieces.into_iter().flatten()).map(OwnedChunk::from_list)
     }
 }
 

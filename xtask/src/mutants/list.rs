@@ -943,12 +943,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::UnitTest(KERNEL, "only_a_stopped_engine_returns_the_memory_of_a_job_that_timed_out"),
     },
     SourceMutant {
-        name: "block of an Arc drained by another CPU",
-        file: "kernel/src/memory/heap_cache.rs",
-        item: "pop_any",
-        from: "if self.is_held",
-        to: "if self.is_held && false",
-        oracle: Oracle::UnitTest(KERNEL, "arc_takes_the_held_block_or_fails"),
+        name: "reserved block of an Arc given to an allocation of another layout",
+        file: "kernel/src/memory/heap.rs",
+        item: "take",
+        from: "|| self.align.load(Ordering::Relaxed) != layout.align()",
+        to: "",
+        oracle: Oracle::UnitTest(KERNEL, "reserved_block_is_for_its_layout_only"),
     },
     SourceMutant {
         name: "receiver of a signal on another CPU not found",
