@@ -40,7 +40,7 @@ pub fn long() -> Result<TestCounts> {
     counts += run(ignored)?;
     counts += run(fuzz())?;
     counts += loom::test()?;
-    counts += miri::test(&[])?;
+    counts += miri::check()?;
     println!("long host tests: {counts}");
     Ok(counts)
 }
