@@ -10,6 +10,7 @@ use addr::{AddrRange, Iova, MemoryType, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dma_api::{Attrs, DmaError, DmaMask};
@@ -26,6 +27,12 @@ pub struct Device {
     mask: AtomicU64,
     faults: Arc<FaultState>,
     domain: Arc<Domain>,
+}
+
+/// Returns the devices that are attached to a translated domain.
+pub fn attached_devices() -> Vec<Arc<Device>> {
+    let devices = fault::devices().into_iter();
+    devices.filter_map(|device| Arc::downcast(device as Arc<dyn Any + Send + Sync>).ok()).collect()
 }
 
 impl Device {

@@ -8,10 +8,9 @@ use crate::debug::{self, DomainKey, FailPoint};
 use crate::iommu::{LOST_BYTES, Smmu, Tables};
 use crate::memory::leaf_batches;
 use crate::sched::Mutex;
-use crate::sync::SpinLock;
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SIZE, PhysAddr, StreamId};
 use alloc::boxed::Box;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusAddressError, BusWindow, BusWindows, Direct};
@@ -43,14 +42,6 @@ struct SmmuDomain {
     iova_space: Mutex<IovaSpace>,
 }
 
-/// The translated domains, for the memory audit: frames that only a domain maps are otherwise not found.
-static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
-
-/// Returns the translated domains in the order of their creation.
-pub fn all() -> Vec<Arc<Domain>> {
-    ALL.lock().iter().filter_map(Weak::upgrade).collect()
-}
-
 impl Domain {
     /// Returns a domain without translation, whose devices access memory through `windows`.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
@@ -70,16 +61,7 @@ impl Domain {
         let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
         let iova_space = Mutex::new(IovaSpace::new(smmu, domain, input_bits, unusable));
         let domain = SmmuDomain { smmu, coherent, small: Once::new(), iova_space };
-        let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
-        let mut all = ALL.lock();
-        // Dead entries are removed only when the vector is full: amortised constant cost per domain.
-        if all.len() == all.capacity() {
-            all.retain(|domain| domain.strong_count() > 0);
-            let live = all.len();
-            all.reserve(live + 1);
-        }
-        all.push(Arc::downgrade(&domain));
-        Ok(domain)
+        Ok(Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) }))
     }
 
     /// The key of the domain in hooks of the checking build.

@@ -17,10 +17,12 @@ mod frame_use;
 mod mappings;
 
 use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 pub use frame_use::FrameUse;
 use frame_use::FrameUses;
-use kernel::dma::domain;
+use kernel::dma;
 use kernel::memory::{heap, kernel_tables, window, zones};
 use kernel::process;
 use kernel::vm::address_space::VmaBacking;
@@ -219,7 +221,11 @@ impl Audit {
     }
 
     fn add_devices(&mut self) {
-        for (number, domain) in domain::all().into_iter().enumerate() {
+        let mut domains: Vec<_> =
+            dma::attached_devices().iter().map(|device| device.domain().clone()).collect();
+        domains.sort_by_key(Arc::as_ptr);
+        domains.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for (number, domain) in domains.iter().enumerate() {
             let non_coherent = domain.is_non_coherent();
             let owner = if non_coherent { Owner::NonCoherentDomain(number) } else { Owner::Domain(number) };
             domain.all_leaves(|leaf, is_allocated| {

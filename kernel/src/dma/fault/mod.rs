@@ -16,7 +16,7 @@ mod state;
 mod thread;
 
 pub use registry::Quarantine;
-pub(super) use registry::{register, unregister};
+pub(super) use registry::{devices, register, unregister};
 pub use state::{DEFAULT_LIMIT, FaultState};
 pub use thread::start;
 

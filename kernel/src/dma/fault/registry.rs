@@ -9,10 +9,11 @@ use crate::sync::SpinLock;
 use addr::StreamId;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use smmu_spec::EventRecord;
 
 /// A device that the quarantine thread can detach.
-pub trait Quarantine: Send + Sync {
+pub trait Quarantine: Any + Send + Sync {
     /// Detaches the device if its quarantine is pending. May sleep.
     fn quarantine(&self);
 }
@@ -55,6 +56,11 @@ pub fn unregister(smmu: &Smmu, stream: StreamId) {
     if let Ok(at) = find(&streams, smmu, stream) {
         streams.remove(at);
     }
+}
+
+/// Returns the devices of the attached streams.
+pub fn devices() -> Vec<Arc<dyn Quarantine>> {
+    STREAMS.lock().iter().filter_map(|entry| entry.device.upgrade()).collect()
 }
 
 /// Returns a device whose quarantine is pending.
