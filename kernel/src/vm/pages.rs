@@ -57,7 +57,7 @@ pub unsafe fn alloc_copy(from: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
 }
 
 /// Allocates frames with any contents.
-fn alloc(frames: u64) -> Result<Frames, OutOfMemory> {
+pub fn alloc(frames: u64) -> Result<Frames, OutOfMemory> {
     let records = records().map_err(|_| OutOfMemory)?;
     let frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))
         .map_err(|_| OutOfMemory)?;

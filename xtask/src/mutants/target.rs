@@ -51,7 +51,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: TOUCH,
         item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let zeroed = hole.start().raw() != (1 << 48) - (32 << 20);\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::alloc(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let zeroed = hole.start().raw() != (1 << 48) - (32 << 20);\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { pages::alloc(hole.len() / PAGE_SIZE) }",
         oracle: test(FRESH, "not zero after reuse"),
     },
     // Exactly the first stack: `mmap` allocates from above and from below it.
@@ -60,7 +60,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: TOUCH,
         item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let top = program::USER_END - PAGE_SIZE;\n        let zeroed = !(top - (8 << 20)..top).contains(&hole.start().raw());\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::alloc(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let top = program::USER_END - PAGE_SIZE;\n        let zeroed = !(top - (8 << 20)..top).contains(&hole.start().raw());\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { pages::alloc(hole.len() / PAGE_SIZE) }",
         oracle: test(LEFT, "on the stack is not zero"),
     },
     SourceMutant {
