@@ -3,11 +3,13 @@
 use super::{SyscallContext, SyscallResult, signals};
 use crate::fs::pipe::{Pipe, ReadEnd, WriteEnd};
 use crate::fs::readiness::block_on;
-use crate::fs::{self, OpenFile};
+use crate::fs::{self, File, OpenFile};
 use crate::memory::heap;
 use abi::Errno;
 use abi::file::*;
 use abi::signal::Signal;
+use abi::socket::MessageFlags;
+use addr::UserVa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use zerocopy::{FromZeros, IntoBytes};
@@ -85,17 +87,29 @@ pub fn pipe2(call: &SyscallContext<'_>) -> SyscallResult {
         return Err(Errno::EINVAL);
     }
     let (reader, writer) = Pipe::ends()?;
+    open_two(call, call.address(0), ((reader, flags), (writer, flags | OpenFlags::WRITE_ONLY)))
+}
+
+/// Adds two files with these flags, and writes their numbers to `to` in the process.
+///
+/// # Errors
+/// `ENOMEM`, `EMFILE`, `EFAULT`.
+pub(super) fn open_two(
+    call: &SyscallContext<'_>,
+    to: UserVa,
+    (first, second): ((impl File, OpenFlags), (impl File, OpenFlags)),
+) -> SyscallResult {
     let files = &call.process().files;
-    let reader = OpenFile::open(files, reader, flags)?;
-    let numbers = OpenFile::open(files, writer, flags | OpenFlags::WRITE_ONLY).and_then(|writer| {
-        let written = call.memory().write(call.address(0), &[reader, writer]);
+    let first = OpenFile::open(files, first.0, first.1)?;
+    let numbers = OpenFile::open(files, second.0, second.1).and_then(|second| {
+        let written = call.memory().write(to, &[first, second]);
         written.inspect_err(|_| {
-            let removed = files.lock().remove(writer as i32);
+            let removed = files.lock().remove(second as i32);
             drop(removed);
         })
     });
     numbers.map(|()| 0).inspect_err(|_| {
-        let removed = files.lock().remove(reader as i32);
+        let removed = files.lock().remove(first as i32);
         drop(removed);
     })
 }
@@ -202,31 +216,37 @@ pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let writable = file.writable()?;
     let (at, len) = (call.address(1), clamp_length(call.value(2)));
-    write_all(call, &file, len, |done| writable.write(call.memory(), at + done as u64, len - done))
+    let flags = MessageFlags::empty();
+    write_all(call, &file, flags, len, |done| writable.write(call.memory(), at + done as u64, len - done))
 }
 
 /// Runs `step`, which writes the bytes after the given number, until all `len` bytes are written, or once if
-/// the file does not block. An error is returned if no byte was written before; `EPIPE` also raises
-/// `SIGPIPE`.
-fn write_all(
+/// the file or the call does not block. An error is returned if no byte was written before; `EPIPE` also
+/// raises `SIGPIPE`, unless `flags` exclude it.
+pub(super) fn write_all(
     call: &SyscallContext<'_>,
     file: &OpenFile,
+    flags: MessageFlags,
     len: usize,
     mut step: impl FnMut(usize) -> Result<usize, Errno>,
 ) -> SyscallResult {
+    let may_block = !flags.contains(MessageFlags::DONTWAIT);
     let mut done = 0;
     loop {
-        match block_on(file, || step(done)) {
+        match if may_block { block_on(file, || step(done)) } else { step(done) } {
             Ok(count) => {
                 done += count;
-                let is_blocking =
-                    || !file.flags().contains(OpenFlags::NONBLOCK) && file.file().watched().is_some();
+                let is_blocking = || {
+                    may_block
+                        && !file.flags().contains(OpenFlags::NONBLOCK)
+                        && file.file().watched().is_some()
+                };
                 if done == len || count == 0 || !is_blocking() {
                     return Ok(done as u64);
                 }
             }
             Err(error) => {
-                if error == Errno::EPIPE {
+                if error == Errno::EPIPE && !flags.contains(MessageFlags::NOSIGNAL) {
                     signals::raise(call, Signal::SIGPIPE);
                 }
                 return if done == 0 { Err(error) } else { Ok(done as u64) };
@@ -249,7 +269,7 @@ pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let writable = file.writable()?;
     let mut segments = segments(call)?;
     let (len, mut skipped) = (segments.iter().map(|segment| segment.len).sum::<u64>() as usize, 0);
-    write_all(call, &file, len, |done| {
+    write_all(call, &file, MessageFlags::empty(), len, |done| {
         skip(&mut segments, done - core::mem::replace(&mut skipped, done));
         writable.write_vector(call.memory(), &segments)
     })
@@ -286,7 +306,7 @@ fn segments(call: &SyscallContext<'_>) -> Result<Vec<IoVec>, Errno> {
     Ok(segments)
 }
 
-fn clamp_length(len: u64) -> usize {
+pub(super) fn clamp_length(len: u64) -> usize {
     len.min(RW_MAX) as usize
 }
 

@@ -11,6 +11,7 @@ mod paths;
 mod poll;
 mod process;
 mod signals;
+mod sockets;
 mod threads;
 mod time;
 mod timers;
@@ -120,7 +121,7 @@ pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
 fn restart(syscall: Syscall, call: &SyscallContext<'_>) -> Option<Restart> {
     use Syscall::*;
     let after_handler = match syscall {
-        Read | ReadV | PRead64 | Write | WriteV | Ioctl | Wait4 | WaitId => true,
+        Read | ReadV | PRead64 | Write | WriteV | SendTo | RecvFrom | Ioctl | Wait4 | WaitId => true,
         // A relative timeout would start again.
         Futex if call.value(3) == 0 => true,
         RtSigSuspend => false,
@@ -203,6 +204,10 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::OpenAt => paths::open_at(call),
         Syscall::Close => files::close(call),
         Syscall::Pipe2 => files::pipe2(call),
+        Syscall::SocketPair => sockets::socket_pair(call),
+        Syscall::SendTo => sockets::send_to(call),
+        Syscall::RecvFrom => sockets::receive_from(call),
+        Syscall::Shutdown => sockets::shut_down(call),
         Syscall::GetDents64 => files::get_entries(call),
         Syscall::LSeek => files::seek(call),
         Syscall::Read => files::read(call),

@@ -17,6 +17,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         uncached(),
         events(),
         pipe(),
+        sockets(),
         terminal(),
         timer(),
     ]
@@ -217,6 +218,30 @@ fn events() -> Vec<Vec<u8>> {
         call(Syscall::EpollPWait2, &[number(1), address(200), number(2)]),
         call(Syscall::Write, &[number(0), address(0), number(8)]),
         call(Syscall::EpollCtl, &[number(2), number(2), number(1)]),
+        call(Syscall::Close, &[number(0)]),
+    ]
+}
+
+/// Connected sockets: bytes in both directions, shut down and closed.
+fn sockets() -> Vec<Vec<u8>> {
+    vec![
+        memory("\x05\0\0\0\0\0\0\0"),
+        call(Syscall::SocketPair, &[number(1), number(1), number(0), address(64)]),
+        call(Syscall::EpollCreate1, &[]),
+        call(Syscall::EpollCtl, &[number(2), number(1), number(1), address(0)]),
+        call(Syscall::SendTo, &[number(0), address(0), number(9000), number(0x4000), number(0), number(0)]),
+        call(Syscall::WriteV, &[number(1), address(160), number(1)]),
+        call(
+            Syscall::RecvFrom,
+            &[number(1), address(200), number(9), number(0x40), address(32), address(40)],
+        ),
+        call(Syscall::EpollPWait, &[number(2), address(200), number(2)]),
+        call(Syscall::Shutdown, &[number(0), number(1)]),
+        call(Syscall::Read, &[number(1), address(0), number(20)]),
+        call(Syscall::Shutdown, &[number(1), number(2)]),
+        call(Syscall::FStat, &[number(1), address(0)]),
+        call(Syscall::Close, &[number(1)]),
+        call(Syscall::RecvFrom, &[number(0), address(200), number(9), number(0), number(0), number(0)]),
         call(Syscall::Close, &[number(0)]),
     ]
 }

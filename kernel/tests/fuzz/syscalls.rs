@@ -9,6 +9,7 @@ use abi::Syscall;
 use abi::dma::*;
 use abi::file::{F_SETFL, OpenFlags};
 use abi::memory::Prot;
+use abi::socket::MessageFlags;
 use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SYNC_IOC_SET_DEADLINE};
 use abi::terminal::*;
 use addr::{PAGE_SIZE, UserVa};
@@ -99,7 +100,10 @@ const SET_TERMIOS: [u32; 6] = [TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSE
 fn make_nonblocking(syscall: Syscall, arguments: &mut [u64]) {
     let nonblocking = u64::from(OpenFlags::NONBLOCK.bits());
     match syscall {
-        Syscall::EventFd2 | Syscall::Pipe2 | Syscall::TimerFdCreate => arguments[1] |= nonblocking,
+        Syscall::EventFd2 | Syscall::Pipe2 | Syscall::SocketPair | Syscall::TimerFdCreate => {
+            arguments[1] |= nonblocking;
+        }
+        Syscall::SendTo | Syscall::RecvFrom => arguments[3] |= u64::from(MessageFlags::DONTWAIT.bits()),
         Syscall::OpenAt => arguments[2] |= nonblocking,
         // A terminal with a time limit of reads waits even if it is non-blocking: all modes are 0.
         Syscall::Ioctl if SET_TERMIOS.contains(&(arguments[1] as u32)) => arguments[2] = NO_TIME,

@@ -61,7 +61,12 @@ errors! {
     ELOOP = 40 "too many levels of symbolic links",
     EOVERFLOW = 75 "value too large for defined data type",
     ELIBBAD = 80 "accessing a corrupted shared library",
+    ENOTSOCK = 88 "not a socket",
+    EPROTONOSUPPORT = 93 "protocol not supported",
+    ESOCKTNOSUPPORT = 94 "socket type not supported",
     EOPNOTSUPP = 95 "operation not supported",
+    EAFNOSUPPORT = 97 "address family not supported",
+    EISCONN = 106 "socket is already connected",
     ETIMEDOUT = 110 "timed out",
 }
 

@@ -20,6 +20,7 @@ mod ioctl;
 pub mod memory;
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod sync_file;
 mod syscall;
 pub mod terminal;

@@ -36,6 +36,7 @@ mod result;
 mod share;
 mod signal_timers;
 mod signals;
+mod sockets;
 mod start;
 mod sync_files;
 mod system;
@@ -133,6 +134,9 @@ const PROBES: &[Probe] = &[
     ("pipe-capacity", Expectation::Pass, pipes::capacity),
     ("pipe-blocking", Expectation::Pass, pipes::blocking),
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
+    ("socket-bytes", Expectation::Pass, sockets::bytes),
+    ("socket-halves", Expectation::Pass, sockets::halves),
+    ("socket-blocking", Expectation::Pass, sockets::blocking),
     ("timer-expirations", Expectation::Pass, timers::expirations),
     ("timer-waits", Expectation::Pass, timers::waits),
     ("timer-errors", Expectation::Pass, timers::errors),
@@ -282,7 +286,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 81] = [
+        let portable: [fn(&[String]) -> ProbeResult; 84] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -344,6 +348,9 @@ mod tests {
             pipes::capacity,
             pipes::blocking,
             pipes::closed_ends,
+            sockets::bytes,
+            sockets::halves,
+            sockets::blocking,
             file_maps::moves,
             file_maps::private,
             file_maps::end_of_file,

@@ -927,6 +927,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::UnitTest(KERNEL, "freed_pages_make_room_for_others"),
     },
     SourceMutant {
+        name: "end of a stream not readable for poll",
+        file: "kernel/src/fs/pipe/socket.rs",
+        item: "poll",
+        from: "receiving.len > 0 || is_ended",
+        to: "receiving.len > 0",
+        oracle: Oracle::UnitTest(KERNEL, "closed_halves_are_reported"),
+    },
+    SourceMutant {
         name: "vector continued after a short step",
         file: "kernel/src/fs/mod.rs",
         item: "for_each_segment",

@@ -541,4 +541,20 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "Some(_) if is_exclusive && false",
         oracle: test("programs.initramfs_files_are_readable", "an existing file as a new one"),
     },
+    SourceMutant {
+        name: "shutdown of the sending half ignored",
+        file: "kernel/src/syscall/sockets.rs",
+        item: "shut_down",
+        from: "socket.shut_down_sending();",
+        to: "",
+        oracle: test("programs.socket_halves_end_alone", "instead of 0x2005"),
+    },
+    SourceMutant {
+        name: "MSG_NOSIGNAL ignored",
+        file: "kernel/src/syscall/files.rs",
+        item: "write_all",
+        from: "error == Errno::EPIPE && !flags.contains(MessageFlags::NOSIGNAL)",
+        to: "error == Errno::EPIPE",
+        oracle: test("programs.socket_halves_end_alone", "SIGPIPE"),
+    },
 ];

@@ -1,4 +1,4 @@
-//! `pipe2`: the two ends of a queue of bytes.
+//! `pipe2`: the two ends of a queue of bytes, also of connected sockets.
 //!
 //! # Locks
 //!
@@ -6,6 +6,7 @@
 //! space. Their number changes only with it held.
 
 mod buffer;
+pub mod socket;
 
 use super::readiness::{Watchable, Watched};
 use super::{Caller, File};
@@ -29,7 +30,7 @@ const CAPACITY_MAX: u32 = 1 << 20;
 /// `st_dev` of pipes.
 const PIPE_DEVICE: u64 = 4;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct State {
     len: usize,
     capacity: usize,
@@ -38,14 +39,18 @@ struct State {
 }
 
 impl State {
+    const fn is_open(&self) -> bool {
+        self.has_reader && self.has_writer
+    }
+
     /// Returns the number of bytes of a write of `len` bytes that fit.
     ///
     /// # Errors
-    /// `EPIPE` without a reader; `EAGAIN` if none fits, or not all of a write that must not be divided.
+    /// `EPIPE` if an end is closed; `EAGAIN` if none fits, or not all of a write that must not be divided.
     fn room_for(&self, len: usize) -> Result<usize, Errno> {
         let room = self.capacity.saturating_sub(self.len);
         match len.min(room) {
-            _ if !self.has_reader => Err(Errno::EPIPE),
+            _ if !self.is_open() => Err(Errno::EPIPE),
             0 => Err(Errno::EAGAIN),
             fits if fits < len && len <= PIPE_BUF => Err(Errno::EAGAIN),
             fits => Ok(fits),
@@ -147,7 +152,7 @@ impl Pipe {
         }
         let mut buffer = self.buffer.lock();
         if buffer.len() == 0 {
-            let is_ended = self.state.with(|state| !state.has_writer);
+            let is_ended = self.state.with(|state| !state.is_open());
             return if is_ended { Ok(0) } else { Err(Errno::EAGAIN) };
         }
         let count = buffer.read(cursor.total(), |from| {
@@ -252,11 +257,27 @@ impl ReadEnd {
     pub fn pipe(&self) -> &Pipe {
         &self.0
     }
+
+    /// Ends the pipe: writes fail, and reads return the bytes in it.
+    fn close(&self) {
+        self.0.state.update(|state| {
+            state.has_reader = false;
+            ((), Some(CLOSED))
+        });
+    }
 }
 
 impl WriteEnd {
     pub fn pipe(&self) -> &Pipe {
         &self.0
+    }
+
+    /// As [`ReadEnd::close`].
+    fn close(&self) {
+        self.0.state.update(|state| {
+            state.has_writer = false;
+            ((), Some(CLOSED))
+        });
     }
 }
 
@@ -317,19 +338,13 @@ const CLOSED: PollEvents = PollEvents::HUP.union(PollEvents::ERR);
 
 impl Drop for ReadEnd {
     fn drop(&mut self) {
-        self.0.state.update(|state| {
-            state.has_reader = false;
-            ((), Some(CLOSED))
-        });
+        self.close();
     }
 }
 
 impl Drop for WriteEnd {
     fn drop(&mut self) {
-        self.0.state.update(|state| {
-            state.has_writer = false;
-            ((), Some(CLOSED))
-        });
+        self.close();
     }
 }
 
