@@ -18,6 +18,7 @@ mod fork;
 pub mod futex;
 mod init;
 mod loader;
+mod pidfd;
 #[expect(clippy::module_inception, reason = "the type after which the module is named")]
 mod process;
 pub mod random;
@@ -33,6 +34,7 @@ pub use exec::{ExecRequest, exec};
 pub use fork::{CloneRequest, fork, new_thread};
 pub use init::{ENVIRONMENT, environment, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};
+pub use pidfd::PidFd;
 pub use process::{Process, Termination};
 pub use return_to_user::{before_return, enter_user};
 pub use signalfd::SignalFd;

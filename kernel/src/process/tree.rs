@@ -3,13 +3,15 @@
 use super::process::{Process, Termination};
 use super::signals::{self, Receiver};
 use crate::debug;
+use crate::fs::readiness::{Watchable, Watched};
 use crate::sched::{Nanoseconds, WaitQueue};
 use crate::sync::SpinLock;
 use abi::Errno;
+use abi::file::PollEvents;
 use abi::signal::{CLD_EXITED, CLD_KILLED, SigInfo, Signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use program::ProcessTree;
+use program::{ChildKind, ChildWait, ProcessTree, WaitSelector};
 
 /// The maximum number of processes, zombies included. The number of ASIDs limits those that run programs
 /// further.
@@ -38,6 +40,17 @@ type Processes = ProcessTree<Arc<Process>, ExitRecord>;
 static TREE: SpinLock<Processes> = SpinLock::new(Processes::new(PROCESSES_MAX));
 /// Threads that wait for an exit of any process.
 static EXITS: WaitQueue = WaitQueue::new();
+/// The watchers of all pidfds: each of them looks for the exit of its own process.
+static EXIT_WATCHERS: Watched<()> = Watched::new(());
+
+/// Returns the watchers that are notified when a process exits, or its parent has waited for it.
+pub fn exit_watchers() -> &'static dyn Watchable {
+    &EXIT_WATCHERS
+}
+
+fn notify_watchers(events: PollEvents) {
+    EXIT_WATCHERS.update(|()| ((), Some(events)));
+}
 
 /// Calls `access` with the locked tree.
 pub fn with<R>(access: impl FnOnce(&mut Processes) -> R) -> R {
@@ -109,6 +122,7 @@ pub(super) fn exit(process: &Process, record: ExitRecord) {
         EXITS.wait_uninterruptible(|| with(|tree| !terminate_below(tree, id)));
     }
     let exit = with(|tree| tree.exit(id, record, |parent| parent.ignores_children(), Process::set_parent));
+    notify_watchers(PollEvents::IN | PollEvents::RDNORM);
     let Some(exit) = exit else { return };
     if let Some((parent, signal)) = &exit.parent {
         notify(parent, *signal, id, record);
@@ -119,6 +133,15 @@ pub(super) fn exit(process: &Process, record: ExitRecord) {
     EXITS.wake_all();
     // Dropped without the lock of the tree.
     drop(exit);
+}
+
+/// Looks for a child of `parent` that has exited, and removes it if `removes`.
+pub fn wait(parent: u32, selector: WaitSelector, kind: ChildKind, removes: bool) -> ChildWait<ExitRecord> {
+    let found = with(|tree| tree.wait(parent, selector, kind, removes));
+    if removes && matches!(found, ChildWait::Exited(..)) {
+        notify_watchers(PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP);
+    }
+    found
 }
 
 /// Terminates the processes below the root `id`. Returns whether there are any.

@@ -1,10 +1,12 @@
 //! System calls on child processes, process groups and sessions.
 
 use super::{SyscallContext, SyscallResult};
+use crate::fs::OpenFile;
 use crate::process::tree::{self, ExitRecord};
-use crate::process::{self, ExecRequest, Termination};
+use crate::process::{self, ExecRequest, PidFd, Termination};
 use crate::vm::access::UserMemory;
 use abi::Errno;
+use abi::file::OpenFlags;
 use abi::process::*;
 use abi::signal::{SigInfo, Signal};
 use addr::{Address, UserVa};
@@ -120,19 +122,48 @@ pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
     if options & WEXITED == 0 {
         return Err(Errno::ECHILD);
     }
-    let id = call.int(1);
+    let (id, mut is_nonblocking) = (call.int(1), false);
     let selector = match call.value(0) {
         P_ALL => WaitSelector::Any,
         P_PID if id > 0 => WaitSelector::Process(id as u32),
         P_PGID if id == 0 => WaitSelector::Group(own_group(call)?),
         P_PGID if id > 0 => WaitSelector::Group(id as u32),
+        P_PIDFD if id >= 0 => {
+            let file = call.file(1)?;
+            // `EAGAIN` instead of a wait.
+            is_nonblocking = file.flags().contains(OpenFlags::NONBLOCK);
+            WaitSelector::Process(pidfd(&file)?.id())
+        }
         _ => return Err(Errno::EINVAL),
     };
+    let options = if is_nonblocking { options | WNOHANG } else { options };
     let found = wait(call, selector, options, options & WNOWAIT == 0)?;
+    if found.is_none() && is_nonblocking {
+        return Err(Errno::EAGAIN);
+    }
     let info = found.map(|(id, exit)| exit.info(Signal::SIGCHLD, id));
     call.memory().write_optional(call.address(2), &info.unwrap_or_else(SigInfo::new_zeroed))?;
     let usage = RUsage::of(found.map_or(0, |(_, exit)| exit.cpu_time));
     call.memory().write_optional(call.address(4), &usage).map(|()| 0)
+}
+
+/// `pidfd_open`
+pub fn pidfd_open(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
+    let id = u32::try_from(call.int(0)).ok().filter(|&id| id > 0).ok_or(Errno::EINVAL)?;
+    if !OpenFlags::NONBLOCK.contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let flags = flags | OpenFlags::READ_WRITE | OpenFlags::CLOEXEC;
+    OpenFile::open(&call.process().files, PidFd::new(id)?, flags).map(u64::from)
+}
+
+/// Returns the pidfd.
+///
+/// # Errors
+/// `EBADF` for another file.
+pub(super) fn pidfd(file: &OpenFile) -> Result<&PidFd, Errno> {
+    file.downcast().ok_or(Errno::EBADF)
 }
 
 /// Waits for the exit of a selected child, and removes it if `removes`. `None` if `WNOHANG` is set and there
@@ -152,7 +183,7 @@ fn wait(
         _ => ChildKind::Forked,
     };
     let parent = call.process();
-    let look = || match tree::with(|tree| tree.wait(parent.id(), selector, kind, removes)) {
+    let look = || match tree::wait(parent.id(), selector, kind, removes) {
         ChildWait::Exited(id, exit) => Some(Ok(Some((id, exit)))),
         ChildWait::NoChild => Some(Err(Errno::ECHILD)),
         ChildWait::Pending if options & WNOHANG != 0 => Some(Ok(None)),

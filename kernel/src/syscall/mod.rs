@@ -204,6 +204,8 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::OpenAt => paths::open_at(call),
         Syscall::Close => files::close(call),
         Syscall::Pipe2 => files::pipe2(call),
+        Syscall::PidFdOpen => children::pidfd_open(call),
+        Syscall::PidFdSendSignal => signals::send_to_pidfd(call),
         Syscall::SocketPair => sockets::socket_pair(call),
         Syscall::SendTo => sockets::send_to(call),
         Syscall::RecvFrom => sockets::receive_from(call),

@@ -1,5 +1,6 @@
 //! System calls on signals.
 
+use super::children::pidfd;
 use super::{SyscallContext, SyscallResult};
 use crate::process::signals::{self, Receiver};
 use crate::process::{Process, Task, Termination, tree};
@@ -106,6 +107,33 @@ pub fn kill_thread(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult
             let sent = tree::select(|_, _| true)?.iter().map(send).find(|sent| *sent != Err(Errno::ESRCH));
             sent.unwrap_or(Err(Errno::ESRCH)).map(|()| 0)
         }
+    }
+}
+
+/// `pidfd_send_signal`
+pub fn send_to_pidfd(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.value(3) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = call.file(0)?;
+    let (id, own, number) = (pidfd(&file)?.id(), call.process().id(), call.int(1));
+    let signal = signal(number)?;
+    let info: Option<SigInfo> = match call.value(2) {
+        0 => None,
+        _ => Some(call.memory().read(call.address(2))?),
+    };
+    if info.is_some_and(|info| info.signal != number) {
+        return Err(Errno::EINVAL);
+    }
+    // As the kernel or `tkill` sends them. In Linux too, only the main thread may send them to its process.
+    if info.is_some_and(|info| (info.code >= 0 || info.code == SI_TKILL) && id != call.task.id()) {
+        return Err(Errno::EPERM);
+    }
+    let info = |signal| info.unwrap_or_else(|| SigInfo::sent(signal, SI_USER, own));
+    // A zombie receives nothing, successfully.
+    match tree::with(|tree| tree.find(id))? {
+        Some(process) => signals::send(&process, Receiver::Process, signal, info).map(|()| 0),
+        None => Ok(0),
     }
 }
 

@@ -83,6 +83,7 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | Kill
             | TKill
             | TgKill
+            | PidFdSendSignal
             | RtSigSuspend
             | RtSigTimedWait
             | GetRandom

@@ -91,6 +91,8 @@ pub const P_ALL: u64 = 0;
 pub const P_PID: u64 = 1;
 /// `waitid`: the children in this process group.
 pub const P_PGID: u64 = 2;
+/// `waitid`: the process of a pidfd.
+pub const P_PIDFD: u64 = 3;
 
 /// `struct rusage` of a process that is known by its CPU time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

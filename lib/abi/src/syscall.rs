@@ -159,6 +159,8 @@ syscalls! {
     MemfdCreate = 279 "memfd_create",
     ExecVeAt = 281 "execveat",
     Statx = 291 "statx",
+    PidFdSendSignal = 424 "pidfd_send_signal",
+    PidFdOpen = 434 "pidfd_open",
     Clone3 = 435 "clone3",
     FAccessAt2 = 439 "faccessat2",
     EpollPWait2 = 441 "epoll_pwait2",

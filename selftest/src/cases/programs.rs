@@ -107,6 +107,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "pipe_capacity_limits_writes" by passes "pipe-capacity",
     "pipe_blocks_and_keeps_short_writes_whole" by passes "pipe-blocking",
     "pipe_close_wakes_the_other_end" by passes "pipe-close",
+    "pidfd_is_readable_after_the_exit" by passes "pidfd-exits",
+    "pidfd_errors_match_linux" by passes "pidfd-errors",
     "sockets_send_bytes_in_both_directions" by passes "socket-bytes",
     "socket_halves_end_alone" by passes "socket-halves",
     "socket_close_wakes_the_peer" by passes "socket-blocking",

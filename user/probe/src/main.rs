@@ -28,6 +28,7 @@ mod iterations;
 mod memory;
 mod memory_set;
 mod pages;
+mod pidfds;
 mod pipes;
 mod pointer_authentication;
 mod processes;
@@ -134,6 +135,8 @@ const PROBES: &[Probe] = &[
     ("pipe-capacity", Expectation::Pass, pipes::capacity),
     ("pipe-blocking", Expectation::Pass, pipes::blocking),
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
+    ("pidfd-exits", Expectation::Pass, pidfds::exits),
+    ("pidfd-errors", Expectation::Pass, pidfds::errors),
     ("socket-bytes", Expectation::Pass, sockets::bytes),
     ("socket-halves", Expectation::Pass, sockets::halves),
     ("socket-blocking", Expectation::Pass, sockets::blocking),
@@ -286,7 +289,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 84] = [
+        let portable: [fn(&[String]) -> ProbeResult; 86] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -348,6 +351,8 @@ mod tests {
             pipes::capacity,
             pipes::blocking,
             pipes::closed_ends,
+            pidfds::exits,
+            pidfds::errors,
             sockets::bytes,
             sockets::halves,
             sockets::blocking,

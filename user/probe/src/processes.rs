@@ -13,13 +13,13 @@ const PAGE: usize = 4096;
 const PAGES: usize = 40;
 
 /// The result of a system call of the C library.
-fn check(result: i64) -> io::Result<i64> {
+pub fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Runs `child` in a child process, which exits with its result, and returns the id of the child. The child
 /// has one thread, and must not use locks that other threads of the parent may hold.
-fn fork(child: impl FnOnce() -> i32) -> Result<i32, Failure> {
+pub fn fork(child: impl FnOnce() -> i32) -> Result<i32, Failure> {
     // SAFETY: the child calls `child` and exits.
     let id = unsafe { libc::fork() };
     if id == 0 {
@@ -31,7 +31,7 @@ fn fork(child: impl FnOnce() -> i32) -> Result<i32, Failure> {
 }
 
 /// Waits for a child, and returns its id and status, or 0 for `WNOHANG`.
-fn wait(id: i32, options: i32) -> io::Result<(i32, i32)> {
+pub fn wait(id: i32, options: i32) -> io::Result<(i32, i32)> {
     let mut status = 0;
     // SAFETY: `status` is valid for the call.
     let id = check(unsafe { libc::waitpid(id, &raw mut status, options) }.into())?;
@@ -39,7 +39,7 @@ fn wait(id: i32, options: i32) -> io::Result<(i32, i32)> {
 }
 
 /// Waits for the child `id`, which must exit with `expected`.
-fn expect_exit(what: &str, id: i32, expected: i32) -> ProbeResult {
+pub fn expect_exit(what: &str, id: i32, expected: i32) -> ProbeResult {
     let (_, status) = wait(id, 0)?;
     let seen = (libc::WIFEXITED(status), libc::WEXITSTATUS(status));
     ensure(seen == (true, expected), || format!("{what}: wait status {status:#x}"))

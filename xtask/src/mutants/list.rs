@@ -397,7 +397,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/vm/address_space/entries.rs",
         item: "unmap_owned",
         from: "if self.clear_entries(part).is_err()",
-        to: "unsafe { pages::release(batch.as_slice().iter().copied()) };\n            batch.count = 0;\n            if self.clear_entries(part).is_err()",
+        to: "unsafe { pages::release(batch.iter().copied()) };\n            batch.clear();\n            if self.clear_entries(part).is_err()",
         oracle: Oracle::Translations,
     },
     SourceMutant {

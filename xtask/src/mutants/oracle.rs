@@ -182,7 +182,10 @@ pub fn run(tree: &Path, oracle: Oracle) -> Result<MutantOutcome> {
 }
 
 fn run_program(tree: &Path, oracle: Oracle) -> Result<MutantOutcome> {
-    let program = build(tree, oracle)?;
+    let program = match build(tree, oracle) {
+        Err(Error::Program { .. }) => return Ok(MutantOutcome::Inconclusive("the build failed".into())),
+        program => program?,
+    };
     let mut command = Command::new(program);
     command.arg(oracle.tests()).current_dir(tree);
     // Without shrinking: the first failure decides.

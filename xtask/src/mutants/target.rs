@@ -557,4 +557,20 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "error == Errno::EPIPE",
         oracle: test("programs.socket_halves_end_alone", "SIGPIPE"),
     },
+    SourceMutant {
+        name: "exit not notified to pidfds",
+        file: "kernel/src/process/tree.rs",
+        item: "exit",
+        from: "notify_watchers(PollEvents::IN | PollEvents::RDNORM);",
+        to: "",
+        oracle: test("programs.pidfd_is_readable_after_the_exit", "events 0x0"),
+    },
+    SourceMutant {
+        name: "pidfd_send_signal accepts any code",
+        file: "kernel/src/syscall/signals.rs",
+        item: "send_to_pidfd",
+        from: "(info.code >= 0 || info.code == SI_TKILL) && id != call.task.id()",
+        to: "(info.code >= 0 || info.code == SI_TKILL) && id == 0",
+        oracle: test("programs.pidfd_errors_match_linux", "the code of another sender"),
+    },
 ];

@@ -1,0 +1,131 @@
+//! Processes as files: `pidfd_open`, `pidfd_send_signal` and `waitid` with `P_PIDFD`.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::thread;
+use std::time::Duration;
+
+use crate::epolls::poll;
+use crate::processes::{check, expect_exit, fork, wait};
+use crate::result::{ProbeResult, ensure, expect_error};
+
+const IN: u32 = libc::POLLIN as u32;
+
+fn open(id: i32, flags: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer.
+    let number = check(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })?;
+    // SAFETY: the descriptor is new, and owned by nothing else.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+}
+
+fn send(file: &impl AsRawFd, signal: i32, code: Option<(i32, i32)>) -> io::Result<i64> {
+    // SAFETY: plain data.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    (info.si_signo, info.si_code) = code.unwrap_or_default();
+    let info = code.map_or(ptr::null(), |_| &raw const info);
+    // SAFETY: reads the information, if any.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, file.as_raw_fd(), signal, info, 0) })
+}
+
+/// Waits, and returns the id of the child and the code; zeros without one.
+fn wait_for(file: &impl AsRawFd, options: i32) -> io::Result<(i32, i32)> {
+    // SAFETY: plain data.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the information.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, file.as_raw_fd() as u32, &raw mut info, options) };
+    check(result.into())?;
+    // SAFETY: `waitid` has written these fields.
+    Ok((unsafe { info.si_pid() }, info.si_code))
+}
+
+/// A child that runs until it is killed.
+fn sleeping_child() -> Result<i32, crate::result::Failure> {
+    fork(|| {
+        loop {
+            // SAFETY: waits.
+            unsafe { libc::pause() };
+        }
+    })
+}
+
+/// A pidfd becomes readable when its process exits, also for a thread that waits for that.
+pub fn exits(_: &[String]) -> ProbeResult {
+    let child = sleeping_child()?;
+    let file = open(child, 0)?;
+    ensure(poll(&file)? == 0, || "a running process is readable".into())?;
+    ensure(wait_for(&file, libc::WEXITED | libc::WNOHANG)? == (0, 0), || "an exit".into())?;
+    let nonblocking = open(child, libc::O_NONBLOCK as u32)?;
+    expect_error("no exit yet", wait_for(&nonblocking, libc::WEXITED), libc::EAGAIN)?;
+    let other = sleeping_child()?;
+    let events = thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let mut fd = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one structure.
+            check(unsafe { libc::poll(&raw mut fd, 1, 10_000) }.into()).map(|_| fd.revents)
+        });
+        thread::sleep(Duration::from_millis(5));
+        // The exit of another process is none of this one.
+        send(&open(other, 0)?, libc::SIGKILL, None)?;
+        wait(other, 0)?;
+        thread::sleep(Duration::from_millis(5));
+        send(&file, libc::SIGTERM, None)?;
+        waiter.join().map_err(|_| io::ErrorKind::Other)?
+    })?;
+    ensure(events == libc::POLLIN, || format!("events {events:#x}"))?;
+    let options = libc::WEXITED | libc::WNOWAIT;
+    let expected = (child, libc::CLD_KILLED);
+    ensure(wait_for(&file, options)? == expected, || "no exit".into())?;
+    // A zombie has a pidfd, and receives nothing.
+    ensure(poll(&open(child, 0)?)? == IN, || "a zombie is not readable".into())?;
+    send(&file, libc::SIGTERM, None)?;
+    ensure(wait_for(&file, libc::WEXITED)? == expected, || "another exit".into())?;
+    ensure(poll(&file)? & IN != 0, || "a process without zombie is not readable".into())?;
+    expect_error("a second wait", wait_for(&file, libc::WEXITED), libc::ECHILD)?;
+    expect_error("a signal after the wait", send(&file, libc::SIGTERM, None), libc::ESRCH)?;
+    expect_error("a pidfd after the wait", open(child, 0), libc::ESRCH)
+}
+
+/// Wrong ids, flags, files and signals.
+pub fn errors(_: &[String]) -> ProbeResult {
+    for (id, flags, error) in [
+        (-1, 0, libc::EINVAL),
+        (0, 0, libc::EINVAL),
+        (1 << 29, 0, libc::ESRCH),
+        (std::process::id() as i32, 1, libc::EINVAL),
+    ] {
+        expect_error("pidfd_open", open(id, flags), error)?;
+    }
+    let own = open(std::process::id() as i32, 0)?;
+    // SAFETY: no pointer.
+    let flags = check(unsafe { libc::fcntl(own.as_raw_fd(), libc::F_GETFD) }.into())?;
+    ensure(flags == i64::from(libc::FD_CLOEXEC), || "inherited by execve".into())?;
+    send(&own, 0, None)?;
+    // SAFETY: no pointer.
+    let is_main_thread = unsafe { libc::gettid() } == std::process::id() as i32;
+    let sent = send(&own, libc::SIGURG, Some((libc::SIGURG, libc::SI_USER)));
+    ensure(sent.is_ok() == is_main_thread, || format!("the main thread {is_main_thread}: {sent:?}"))?;
+    expect_error("a wait for itself", wait_for(&own, libc::WEXITED), libc::ECHILD)?;
+    expect_error("no options", wait_for(&own, 0), libc::EINVAL)?;
+    expect_error("a read", std::fs::File::from(own.try_clone()?).read(&mut [0; 8]), libc::EINVAL)?;
+    expect_error("an unknown signal", send(&own, 65, None), libc::EINVAL)?;
+    let code = Some((libc::SIGUSR1, libc::SI_QUEUE));
+    expect_error("another signal", send(&own, libc::SIGUSR2, code), libc::EINVAL)?;
+    let file = std::fs::File::open("/")?;
+    expect_error("a signal to a directory", send(&file, 0, None), libc::EBADF)?;
+    expect_error("a wait for a directory", wait_for(&file, libc::WEXITED), libc::EBADF)?;
+    // SAFETY: no pointer.
+    let with_flags =
+        check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, own.as_raw_fd(), 0, 0, 1u32 << 31) });
+    expect_error("flags", with_flags, libc::EINVAL)?;
+
+    let child = sleeping_child()?;
+    let other = open(child, 0)?;
+    for code in [libc::SI_USER, libc::SI_KERNEL, libc::SI_TKILL] {
+        let sent = send(&other, libc::SIGUSR1, Some((libc::SIGUSR1, code)));
+        expect_error("the code of another sender", sent, libc::EPERM)?;
+    }
+    send(&other, libc::SIGKILL, Some((libc::SIGKILL, libc::SI_QUEUE)))?;
+    wait(child, 0)?;
+    expect_exit("a later child", fork(|| 5)?, 5)
+}
