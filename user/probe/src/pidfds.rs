@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::epolls::poll;
 use crate::processes::{check, expect_exit, fork, wait};
@@ -58,11 +58,14 @@ pub fn exits(_: &[String]) -> ProbeResult {
     let nonblocking = open(child, libc::O_NONBLOCK as u32)?;
     expect_error("no exit yet", wait_for(&nonblocking, libc::WEXITED), libc::EAGAIN)?;
     let other = sleeping_child()?;
-    let events = thread::scope(|scope| {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let (events, waited) = thread::scope(|scope| {
         let waiter = scope.spawn(|| {
+            let started = Instant::now();
             let mut fd = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one structure.
-            check(unsafe { libc::poll(&raw mut fd, 1, 10_000) }.into()).map(|_| fd.revents)
+            let polled = unsafe { libc::poll(&raw mut fd, 1, LIMIT.as_millis() as i32) };
+            check(polled.into()).map(|_| (fd.revents, started.elapsed()))
         });
         thread::sleep(Duration::from_millis(5));
         // The exit of another process is none of this one.
@@ -73,6 +76,7 @@ pub fn exits(_: &[String]) -> ProbeResult {
         waiter.join().map_err(|_| io::ErrorKind::Other)?
     })?;
     ensure(events == libc::POLLIN, || format!("events {events:#x}"))?;
+    ensure(waited < LIMIT, || "the exit woke no thread".into())?;
     let options = libc::WEXITED | libc::WNOWAIT;
     let expected = (child, libc::CLD_KILLED);
     ensure(wait_for(&file, options)? == expected, || "no exit".into())?;

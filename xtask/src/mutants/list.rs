@@ -620,8 +620,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "device address before an imported buffer accepted",
         file: "kernel/src/devices/dma_engine/imports.rs",
         item: "find",
-        from: "range.covers(&wanted)",
-        to: "wanted.end() <= range.end()",
+        from: "entry.range.covers(&wanted)",
+        to: "wanted.end() <= entry.range.end()",
         oracle: Oracle::DmaEngine,
     },
     SourceMutant {
