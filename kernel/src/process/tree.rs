@@ -106,6 +106,7 @@ pub(super) fn add_child(
 /// Removes a process that was added and has no thread.
 pub(super) fn remove(process: &Process) {
     let removed = with(|tree| tree.remove(process.id()));
+    notify_watchers(PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP);
     EXITS.wake_all();
     drop(removed);
 }

@@ -130,8 +130,8 @@ pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
         P_PGID if id > 0 => WaitSelector::Group(id as u32),
         P_PIDFD if id >= 0 => {
             let file = call.file(1)?;
-            // `EAGAIN` instead of a wait.
-            is_nonblocking = file.flags().contains(OpenFlags::NONBLOCK);
+            // `EAGAIN` instead of a wait, unless `WNOHANG` asks for success.
+            is_nonblocking = file.flags().contains(OpenFlags::NONBLOCK) && options & WNOHANG == 0;
             WaitSelector::Process(pidfd(&file)?.id())
         }
         _ => return Err(Errno::EINVAL),

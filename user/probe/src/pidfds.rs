@@ -57,6 +57,8 @@ pub fn exits(_: &[String]) -> ProbeResult {
     ensure(wait_for(&file, libc::WEXITED | libc::WNOHANG)? == (0, 0), || "an exit".into())?;
     let nonblocking = open(child, libc::O_NONBLOCK as u32)?;
     expect_error("no exit yet", wait_for(&nonblocking, libc::WEXITED), libc::EAGAIN)?;
+    let found = wait_for(&nonblocking, libc::WEXITED | libc::WNOHANG)?;
+    ensure(found == (0, 0), || format!("{found:?} with WNOHANG"))?;
     let other = sleeping_child()?;
     const LIMIT: Duration = Duration::from_secs(10);
     let (events, waited) = thread::scope(|scope| {
