@@ -32,7 +32,7 @@ use backing::{check_write_xor_execute, with_implied_read};
 use core::sync::atomic::{AtomicU32, Ordering};
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
-use vma::vma_errno;
+use vma::{anonymous, vma_errno};
 
 /// The input address bits of the user half.
 const INPUT_BITS: u8 = 48;
@@ -128,10 +128,10 @@ impl AddressSpace {
 
     /// Maps private anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        check_write_xor_execute(prot)?;
         let mut removed = Vec::new();
-        let mut inner = self.lock()?;
-        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
-        inner.add_anonymous(range, prot)?;
+        let new = |range| anonymous(range, prot);
+        let range = self.lock()?.insert_placed(len, placement, Alignment::PAGE, &mut removed, new)?;
         Ok(range.start())
     }
 
@@ -188,9 +188,8 @@ impl AddressSpace {
             return Err(Errno::EACCES);
         }
         let mut removed = Vec::new();
-        let mut inner = self.lock()?;
-        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
-        inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
+        let new = |range| Vma { range, prot, backing, offset };
+        let range = self.lock()?.insert_placed(len, placement, Alignment::PAGE, &mut removed, new)?;
         Ok(range.start())
     }
 
@@ -214,9 +213,9 @@ impl AddressSpace {
         let range = {
             let mut inner = self.lock()?;
             let alignment = Alignment::like_offset(shared.alignment(), offset);
-            let range = inner.reserve_range(len, placement, alignment, &mut removed)?;
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
-            inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
+            let new = |range| Vma { range, prot, backing, offset };
+            let range = inner.insert_placed(len, placement, alignment, &mut removed, new)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
                 // Removes the VMA inserted above, also if it was merged with a neighbour.
                 let _ = inner.vmas.remove_first(range);
@@ -337,7 +336,8 @@ impl AddressSpace {
             return old;
         }
         let done = if new_pages > old_pages {
-            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
+            let added = AddrRange::new(old_pages, new_pages);
+            inner.vmas.insert(anonymous(added, Prot::READ | Prot::WRITE)).is_ok()
         } else {
             new_pages == old_pages
                 || inner.unmap_all(AddrRange::new(new_pages, old_pages), &mut removed).is_ok()

@@ -1,6 +1,6 @@
 //! Changes of VMAs, and the corresponding changes of the page tables.
 
-use super::backing::{VmaBacking, check_write_xor_execute};
+use super::backing::VmaBacking;
 use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
 use crate::sched;
@@ -16,44 +16,34 @@ use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 const PROTECT_STEP: u64 = 1 << 30;
 
 impl Inner {
-    /// Finds a range of `len` bytes, rounded up to pages. For [`MmapPlacement::Fixed`] unmaps the existing
-    /// mappings, as [`unmap_all`](Self::unmap_all).
-    pub(super) fn reserve_range(
+    /// Adds the VMA that `new` returns for a range of `len` bytes, rounded up to pages. For
+    /// [`MmapPlacement::Fixed`] unmaps the existing mappings first, as [`unmap_all`](Self::unmap_all).
+    pub(super) fn insert_placed(
         &mut self,
         len: u64,
         placement: MmapPlacement,
         alignment: Alignment,
         removed: &mut Vec<Vma<VmaBacking>>,
+        new: impl FnOnce(AddrRange<UserVa>) -> Vma<VmaBacking>,
     ) -> Result<AddrRange<UserVa>, Errno> {
         let len =
             len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len <= USER_END).ok_or(Errno::ENOMEM)?;
         if len == 0 {
             return Err(Errno::EINVAL);
         }
-        let fixed_range = |at: UserVa| {
-            AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)
-        };
-        match placement {
+        let (at, replaces) = match placement {
             MmapPlacement::Hint(hint) => {
                 let hint = hint.filter(|at| at.raw() >= USER_START);
-                self.vmas.find_unmapped(len, alignment, hint).ok_or(Errno::ENOMEM)
+                return self.vmas.insert_unmapped(len, alignment, hint, new).map_err(vma_errno);
             }
-            MmapPlacement::FixedNoReplace(at) => match self.vmas.parts(fixed_range(at)?).next() {
-                None => fixed_range(at),
-                Some(_) => Err(Errno::EEXIST),
-            },
-            MmapPlacement::Fixed(at) => {
-                let range = fixed_range(at)?;
-                self.unmap_all(range, removed)?;
-                Ok(range)
-            }
+            MmapPlacement::FixedNoReplace(at) => (at, false),
+            MmapPlacement::Fixed(at) => (at, true),
+        };
+        let range = AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)?;
+        if replaces {
+            self.unmap_all(range, removed)?;
         }
-    }
-
-    pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        check_write_xor_execute(prot)?;
-        let vma = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
-        self.vmas.insert(vma).map_err(vma_errno)
+        self.vmas.insert(new(range)).map(|()| range).map_err(vma_errno)
     }
 
     /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after
@@ -155,17 +145,18 @@ impl Inner {
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
             VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
         };
-        let range = self.reserve_range(len, placement, alignment, removed)?;
         // One for the new range, one if `old` is the middle of a VMA.
         if !self.vmas.has_room(2) || removed.try_reserve(1).is_err() {
             return Err(Errno::ENOMEM);
         }
-        let offset = match vma.backing {
-            VmaBacking::Anonymous => range.start().raw(),
-            VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => vma.offset,
+        let moved_to = |range: AddrRange<UserVa>| match vma.backing {
+            VmaBacking::Anonymous => anonymous(range, vma.prot),
+            VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => {
+                Vma { range, ..vma.clone() }
+            }
         };
-        let moved = Vma { range, offset, ..vma.clone() };
-        self.vmas.insert(moved.clone()).map_err(vma_errno)?;
+        let range = self.insert_placed(len, placement, alignment, removed, moved_to)?;
+        let moved = moved_to(range);
         if let Err(error) = self.move_entries(&vma, &moved) {
             // Removes the VMA inserted above, also if it was merged with a neighbour.
             let _ = self.vmas.remove_first(range);
@@ -228,11 +219,16 @@ impl Inner {
     }
 }
 
+/// A VMA of private anonymous memory.
+pub(super) fn anonymous(range: AddrRange<UserVa>, prot: Prot) -> Vma<VmaBacking> {
+    Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() }
+}
+
 /// The errno of a failed change of VMAs.
 pub(super) fn vma_errno(error: VmaError) -> Errno {
     match error {
         VmaError::Range => Errno::EINVAL,
         VmaError::Overlap(_) => Errno::EEXIST,
-        VmaError::Hole(_) | VmaError::TooMany | VmaError::OutOfMemory => Errno::ENOMEM,
+        VmaError::Hole(_) | VmaError::NoGap | VmaError::TooMany | VmaError::OutOfMemory => Errno::ENOMEM,
     }
 }
