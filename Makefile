@@ -8,6 +8,7 @@
 #                 fuzz tests, loom, Miri, and one mutant of each oracle
 #   make bench    benchmarks in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     fuzz tests of each parser and of the system calls (FUZZ_SECONDS=60 each, FUZZ_SEED=)
+#   make foreign  Debian's programs (busybox, bash, coreutils), judged by Linux's recorded answers
 #   make soak     soak test: random operations on 4 CPUs for TIME=10 minutes, from SEED= (default: the clock)
 #   make inject   fault injection: each self-test repeatedly, each time with another failure (an hour)
 #   make debug    boots stopped, with QEMU's gdb server on port 1234
@@ -29,7 +30,7 @@ export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-VERBS := build run image test check bench inject debug miri loom mutants modules prose names
+VERBS := build run image test check bench foreign inject debug miri loom mutants modules prose names
 .PHONY: $(VERBS)
 $(VERBS): | linker
 	@cargo xtask $@ $(if $(filter bench,$@),$(BENCH:%='%'))

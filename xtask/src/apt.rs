@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::command::{run, stdout_of};
+use crate::command::{capture, run, stdout_of};
 use crate::error::{Error, Result};
 
 const LISTS: &str = "/etc/apt/sources.list.d";
@@ -76,12 +76,28 @@ pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], dir
     let private = PrivateApt::new(architecture)?;
     private.run("apt-get", &["update", "-q"])?;
     let real = private.real_name(package);
-    println!("downloading {real}");
-    private.run("apt-get", &["download", "-q", &real])?;
-    fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
-    let archive = private.downloaded(&real)?;
-    unpack(&archive, patterns, directory)?;
-    fs::remove_file(&archive).map_err(Error::file("remove", &archive))
+    let without_paths = ["--wildcards", "--transform=s,.*/,,"];
+    private.download(&real, directory, &[&without_paths[..], patterns].concat())
+}
+
+/// Unpacks `packages` and everything that they depend on into `directory`. Nothing is installed, as for
+/// [`extract`].
+pub fn unpack_with_dependencies(
+    packages: &[&str],
+    architecture: Architecture,
+    directory: &Path,
+) -> Result<()> {
+    if !is_here() {
+        return Err(Error::Missing(format!(
+            "{packages:?} are Debian packages, and there is no apt-get here"
+        )));
+    }
+    let private = PrivateApt::new(architecture)?;
+    private.run("apt-get", &["update", "-q"])?;
+    for package in private.closure(packages)? {
+        private.download(&package, directory, &["--exclude=./usr/share", "."])?;
+    }
+    Ok(())
 }
 
 /// apt with its state under `target/`, for packages of another architecture.
@@ -124,6 +140,30 @@ impl PrivateApt {
         run(self.command(program).args(words))
     }
 
+    /// Downloads a package, and extracts the files that `selection`, arguments of `tar`, names.
+    fn download(&self, package: &str, directory: &Path, selection: &[&str]) -> Result<()> {
+        println!("downloading {package}");
+        self.run("apt-get", &["download", "-q", package])?;
+        fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
+        let archive = self.downloaded(package)?;
+        unpack(&archive, selection, directory)?;
+        fs::remove_file(&archive).map_err(Error::file("remove", &archive))
+    }
+
+    /// The packages that an installation of `packages` on an empty system would install.
+    fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let mut command = self.command("apt-get");
+        command.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+        let output = capture(&mut command)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let installed = text.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        let names: Vec<_> = installed.map(str::to_owned).collect();
+        match packages.iter().find(|package| !names.iter().any(|name| name == *package)) {
+            Some(package) => Err(Error::Missing(format!("apt-get finds no package {package}"))),
+            None => Ok(names),
+        }
+    }
+
     /// The package that `package` depends on, if it is a metapackage of a series.
     fn real_name(&self, package: &str) -> String {
         let output = self.command("apt-cache").args(["depends", "--important", package]).output();
@@ -150,8 +190,8 @@ fn newest(package: &str, depends: &str) -> Option<String> {
     real.next().filter(|name| *name != package).map(str::to_owned)
 }
 
-/// `dpkg-deb --fsys-tarfile ARCHIVE | tar -x`, only of the matching files.
-fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
+/// `dpkg-deb --fsys-tarfile ARCHIVE | tar -x`, only of the files that `selection`, arguments of `tar`, names.
+fn unpack(archive: &Path, selection: &[&str], directory: &Path) -> Result<()> {
     let mut packed = Command::new("dpkg-deb");
     packed.arg("--fsys-tarfile").arg(archive).stdout(Stdio::piped());
     let start = |program: &str| {
@@ -161,8 +201,8 @@ fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
     let mut packed = packed.spawn().map_err(start("dpkg-deb"))?;
     let output = packed.stdout.take().expect("the output is piped");
     let mut tar = Command::new("tar");
-    tar.args(["--extract", "--wildcards", "--transform=s,.*/,,", "--directory"]).arg(directory);
-    let result = run(tar.args(patterns).stdin(output));
+    tar.args(["--extract", "--directory"]).arg(directory);
+    let result = run(tar.args(selection).stdin(output));
     // It ends when tar closes the pipe; tar reports the error.
     let _ = packed.wait();
     result

@@ -1,5 +1,6 @@
 //! Packs the programs into an initramfs (cpio `newc`), reproducibly.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
@@ -7,8 +8,12 @@ use cpio::NewcBuilder;
 
 use crate::error::{Error, Result};
 
-const DIRECTORY: u32 = 0o040_755;
-const EXECUTABLE: u32 = 0o100_755;
+/// `st_mode` of a directory.
+pub const DIRECTORY: u32 = 0o040_755;
+/// `st_mode` of an executable file.
+pub const EXECUTABLE: u32 = 0o100_755;
+/// `st_mode` of a symbolic link; its target is the content.
+pub const LINK: u32 = 0o120_777;
 
 /// A program of the initramfs.
 pub struct PackedProgram {
@@ -33,7 +38,24 @@ pub fn pack(programs: &[PackedProgram]) -> Vec<u8> {
     let files = programs.iter().map(|program| {
         (entry(&format!("bin/{}", program.name), program.mode, 1), Cursor::new(&program.bytes[..]))
     });
-    let entries = std::iter::once(directory).chain(files);
+    whole_pages(std::iter::once(directory).chain(files))
+}
+
+/// An entry of an archive.
+pub struct ArchiveEntry {
+    /// `st_mode`.
+    pub mode: u32,
+    /// The content of a file, or the target of a link.
+    pub bytes: Vec<u8>,
+}
+
+/// The archive of these entries by path, without a leading slash. The directories above an entry must be
+/// among them.
+pub fn pack_tree(entries: &BTreeMap<String, ArchiveEntry>) -> Vec<u8> {
+    whole_pages(entries.iter().map(|(path, file)| (entry(path, file.mode, 1), Cursor::new(&file.bytes[..]))))
+}
+
+fn whole_pages<'a>(entries: impl Iterator<Item = (NewcBuilder, Cursor<&'a [u8]>)>) -> Vec<u8> {
     let mut archive = cpio::write_cpio(entries, Vec::new()).expect("writing to memory does not fail");
     archive.resize(archive.len().next_multiple_of(4096), 0);
     archive

@@ -22,6 +22,7 @@ mod elf_file;
 mod error;
 mod expectation;
 mod flash;
+mod foreign;
 mod glob;
 mod host;
 mod image;

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::knobs::{self, Knobs};
-use crate::{artifacts, bench, check, flash, inject, loom, miri, modules, mutants, names, prose, run, suite};
+use crate::{
+    artifacts, bench, check, flash, foreign, inject, loom, miri, modules, mutants, names, prose, run, suite,
+};
 
 /// A verb.
 struct Verb {
@@ -32,7 +34,7 @@ enum Arguments {
     },
 }
 
-const VERBS: [Verb; 14] = [
+const VERBS: [Verb; 15] = [
     Verb {
         name: "build",
         usage: "",
@@ -81,6 +83,15 @@ const VERBS: [Verb; 14] = [
         about: "measures, compares with Linux and writes a report; or measures the benchmarks that match GLOB",
         arguments: Arguments::Other { help: bench::HELP },
         run: |words| bench::bench(words).map(conclude),
+    },
+    Verb {
+        name: "foreign",
+        usage: "[--record] [SUITE..]",
+        about: "runs Debian's programs, and compares their answers with those recorded on Linux",
+        arguments: Arguments::Other {
+            help: "  SUITE     busybox or bash; default: all\n  --record  boots Linux, and stores its answers",
+        },
+        run: |words| foreign::foreign(words).map(conclude),
     },
     Verb {
         name: "inject",
