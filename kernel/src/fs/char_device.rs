@@ -154,7 +154,7 @@ pub fn all() -> Vec<Arc<CharDevice>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::null::Null;
+    use super::super::memory_devices::Null;
     use super::*;
 
     const EDU: DeviceClass = DeviceClass { name: "edu", major: 241 };

@@ -9,7 +9,7 @@ pub mod epoll;
 pub mod eventfd;
 mod heap;
 mod initramfs;
-mod null;
+mod memory_devices;
 mod path_only;
 pub mod pipe;
 pub mod readiness;
@@ -319,7 +319,7 @@ impl Drop for OpenFile {
 
 /// Registers the devices of the file system: console, null and DMA heaps.
 pub fn init() {
-    let registered = [console::register(), null::register(), heap::register()];
+    let registered = [console::register(), memory_devices::register(), heap::register()];
     for error in registered.into_iter().filter_map(Result::err) {
         log::warn!("devices: {error}");
     }
