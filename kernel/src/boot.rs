@@ -88,6 +88,7 @@ pub unsafe fn start_kernel(
     log::info!("cpu: {} of {cpus} running", percpu::online());
     process::random::seed(&platform.rng_seed);
     fs::init();
+    process::random_device::register().unwrap_or_else(|error| log::warn!("devices: {error}"));
     fs::console::start(platform.console.and_then(|uart| uart.interrupt));
     let devices = devices::probe(&platform, hosts, &args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {

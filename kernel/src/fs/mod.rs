@@ -9,7 +9,7 @@ pub mod epoll;
 pub mod eventfd;
 mod heap;
 mod initramfs;
-mod memory_devices;
+pub mod memory_devices;
 mod path_only;
 pub mod pipe;
 pub mod readiness;
@@ -580,7 +580,7 @@ mod tests {
 
     #[test]
     fn access_mode_limits_reads_and_writes() {
-        let open = |flags| OpenFile::new(null::Null, flags);
+        let open = |flags| OpenFile::new(memory_devices::Null, flags);
         let (read, write, both) = (OpenFlags::empty(), OpenFlags::WRITE_ONLY, OpenFlags::READ_WRITE);
         let allows = |flags| (open(flags).readable().is_ok(), open(flags).writable().is_ok());
         assert_eq!([allows(read), allows(write), allows(both)], [(true, false), (false, true), (true, true)]);
@@ -588,7 +588,7 @@ mod tests {
 
     #[test]
     fn only_changeable_flags_are_set() {
-        let file = OpenFile::new(null::Null, OpenFlags::READ_WRITE | OpenFlags::CLOEXEC);
+        let file = OpenFile::new(memory_devices::Null, OpenFlags::READ_WRITE | OpenFlags::CLOEXEC);
         file.set_flags(OpenFlags::NONBLOCK | OpenFlags::WRITE_ONLY);
         assert_eq!(file.flags(), OpenFlags::READ_WRITE | OpenFlags::NONBLOCK);
     }

@@ -22,6 +22,7 @@ mod pidfd;
 #[expect(clippy::module_inception, reason = "the type after which the module is named")]
 mod process;
 pub mod random;
+pub mod random_device;
 mod return_to_user;
 mod signalfd;
 pub mod signals;

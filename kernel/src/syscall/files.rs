@@ -310,6 +310,17 @@ pub(super) fn clamp_length(len: u64) -> usize {
     len.min(RW_MAX) as usize
 }
 
+/// `fgetxattr`: no file has extended attributes.
+pub fn get_attribute(call: &SyscallContext<'_>) -> SyscallResult {
+    list_attributes(call)?;
+    Err(Errno::EOPNOTSUPP)
+}
+
+/// `flistxattr`
+pub fn list_attributes(call: &SyscallContext<'_>) -> SyscallResult {
+    call.file(0).map(|_| 0)
+}
+
 /// `fstat`
 pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
     let stat = call.any_file(0)?.stat()?;

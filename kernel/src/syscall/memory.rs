@@ -1,6 +1,7 @@
 //! System calls on memory.
 
 use super::{SyscallContext, SyscallResult};
+use crate::fs::memory_devices::Zero;
 use crate::memory;
 use crate::vm::address_space::MmapPlacement;
 use crate::vm::shared_memory::MemoryMapping;
@@ -120,21 +121,32 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     }
     let placement = placement(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
-        check_commitment(len, prot, flags)?;
-        let space = call.space();
-        let at = if flags.contains(MapFlags::SHARED) {
-            space.map_shared_anonymous(len, placement, prot)?
-        } else {
-            space.map_anonymous(len, placement, prot)?
-        };
-        if flags.contains(MapFlags::POPULATE) {
-            populate(call, at, len, prot);
-        }
-        at
+        map_zeroes(call, len, prot, flags, placement)?
     } else {
         map_file(call, len, prot, flags, placement)?
     };
     Ok(at.raw())
+}
+
+/// Maps anonymous memory.
+fn map_zeroes(
+    call: &SyscallContext<'_>,
+    len: u64,
+    prot: Prot,
+    flags: MapFlags,
+    placement: MmapPlacement,
+) -> Result<UserVa, Errno> {
+    check_commitment(len, prot, flags)?;
+    let space = call.space();
+    let at = if flags.contains(MapFlags::SHARED) {
+        space.map_shared_anonymous(len, placement, prot)?
+    } else {
+        space.map_anonymous(len, placement, prot)?
+    };
+    if flags.contains(MapFlags::POPULATE) {
+        populate(call, at, len, prot);
+    }
+    Ok(at)
 }
 
 /// Rejects a writable mapping larger than RAM without `MAP_NORESERVE`. The sum of all mappings can still
@@ -178,6 +190,9 @@ fn map_file(
     offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
     let (space, is_shared) = (call.space(), flags.contains(MapFlags::SHARED));
     let writable = file.flags().contains(OpenFlags::READ_WRITE);
+    if file.downcast::<Zero>().is_some() {
+        return map_zeroes(call, len, prot, flags, placement);
+    }
     if let Some(object) = readable.shared_memory() {
         let max_prot = if is_shared && !writable { Prot::READ | Prot::EXEC } else { Prot::all() };
         let mapping = MemoryMapping::new(object.clone(), is_shared, (prot, max_prot))?;

@@ -25,7 +25,7 @@ use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::clock::Timespec;
-use abi::file::OpenFlags;
+use abi::file::{AT_SYMLINK_NOFOLLOW, OpenFlags};
 use abi::{Errno, Syscall};
 use addr::UserVa;
 use alloc::sync::Arc;
@@ -166,6 +166,12 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::EpollCtl => events::epoll_ctl(call),
         Syscall::EpollPWait => events::epoll_pwait(call),
         Syscall::EpollPWait2 => events::epoll_pwait2(call),
+        Syscall::GetXAttr => paths::get_attribute(call, 0),
+        Syscall::LGetXAttr => paths::get_attribute(call, AT_SYMLINK_NOFOLLOW),
+        Syscall::FGetXAttr => files::get_attribute(call),
+        Syscall::ListXAttr => paths::list_attributes(call, 0),
+        Syscall::LListXAttr => paths::list_attributes(call, AT_SYMLINK_NOFOLLOW),
+        Syscall::FListXAttr => files::list_attributes(call),
         Syscall::Dup => files::dup(call),
         Syscall::Dup3 => files::dup3(call),
         Syscall::Fcntl => files::fcntl(call),
@@ -270,6 +276,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::GetPid => Ok(call.process().id().into()),
         Syscall::GetPpid => Ok(call.process().parent().into()),
         Syscall::GetUid | Syscall::GetEuid | Syscall::GetGid | Syscall::GetEgid => Ok(0),
+        Syscall::GetGroups => process::groups(call),
         Syscall::GetTid => Ok(call.task.id().into()),
         Syscall::Brk => memory::brk(call),
         Syscall::MUnmap => memory::unmap(call),

@@ -284,6 +284,17 @@ pub fn statx(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(4), &Statx::from(stat)).map(|()| 0)
 }
 
+/// `getxattr`, `lgetxattr`: no file has extended attributes.
+pub fn get_attribute(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
+    list_attributes(call, flags)?;
+    Err(Errno::EOPNOTSUPP)
+}
+
+/// `listxattr`, `llistxattr`
+pub fn list_attributes(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
+    PathArgument::of_current(call, call.address(0))?.with_node(flags, |_, _| Ok(0))
+}
+
 /// `statfs`
 pub fn stat_fs(call: &SyscallContext<'_>) -> SyscallResult {
     let path = PathArgument::of_current(call, call.address(0))?;

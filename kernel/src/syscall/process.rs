@@ -127,7 +127,7 @@ pub fn cpu(call: &SyscallContext<'_>) -> SyscallResult {
 }
 
 /// The maximum number of bytes of one `getrandom`, as in Linux.
-const RANDOM_MAX: u64 = (32 << 20) - 1;
+const RANDOM_MAX: usize = (32 << 20) - 1;
 
 /// `getrandom`
 pub fn random(call: &SyscallContext<'_>) -> SyscallResult {
@@ -135,17 +135,11 @@ pub fn random(call: &SyscallContext<'_>) -> SyscallResult {
     if call.value(2) & !FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
-    let len = call.value(1).min(RANDOM_MAX);
-    let mut buffer = [0; 256];
-    let mut done = 0;
-    while done < len && !sched::is_interrupted() {
-        let bytes = &mut buffer[..(len - done).min(256) as usize];
-        random::fill(bytes);
-        match call.memory().write_bytes(call.address(0) + done, bytes) {
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
-            Ok(()) => done += bytes.len() as u64,
-        }
-    }
-    Ok(done)
+    let len = call.length(1).min(RANDOM_MAX);
+    call.memory().write_generated(call.address(0), len, random::fill).map(|done| done as u64)
+}
+
+/// `getgroups`: a process is in no supplementary group.
+pub fn groups(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.int(0) < 0 { Err(Errno::EINVAL) } else { Ok(0) }
 }

@@ -1,13 +1,14 @@
 //! System calls on threads.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::{self, CloneRequest, Task};
+use crate::process::{self, CloneRequest, Process, Task, tree};
 use crate::sched;
 use abi::Errno;
 use abi::futex::*;
 use abi::process::{CSIGNAL, CloneArgs, CloneFlags};
 use abi::signal::Signal;
 use addr::{PAGE_SIZE, UserVa};
+use alloc::sync::Arc;
 use arch::exception::UserFrame;
 use zerocopy::IntoBytes;
 
@@ -164,23 +165,29 @@ pub fn get_affinity(call: &SyscallContext<'_>) -> SyscallResult {
     if room < size_of::<u64>() || !room.is_multiple_of(size_of::<u64>()) {
         return Err(Errno::EINVAL);
     }
-    let id = call.int(0) as u32;
-    if id != 0 && call.process().cpu_time_of(id).is_none() {
-        return Err(Errno::ESRCH);
-    }
+    check_thread(call)?;
     call.memory().write_bytes(call.address(2), mask.as_bytes())?;
     Ok(size_of::<u64>() as u64)
 }
 
 /// `sched_setaffinity`: a thread runs on all CPUs, so the mask must include them.
 pub fn set_affinity(call: &SyscallContext<'_>) -> SyscallResult {
-    let id = call.int(0) as u32;
-    if id != 0 && call.process().cpu_time_of(id).is_none() {
-        return Err(Errno::ESRCH);
-    }
+    check_thread(call)?;
     let mask: u64 = call.memory().read_prefix(call.address(2), call.length(1))?;
     let running = sched::running_cpus();
     if mask & running == running { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// # Errors
+/// `ESRCH` if argument 0 is neither 0 nor the id of a thread of any process.
+fn check_thread(call: &SyscallContext<'_>) -> Result<(), Errno> {
+    let id = call.int(0) as u32;
+    let exists = |process: &Arc<Process>| process.cpu_time_of(id).is_some();
+    if id == 0 || exists(call.process()) || tree::select(|_, _| true)?.iter().any(exists) {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
 }
 
 /// `futex`

@@ -40,6 +40,33 @@ impl<'a> UserMemory<'a> {
         })
     }
 
+    /// Writes `len` bytes at `to`, which `generate` stores piece by piece in a buffer that is zero initially.
+    /// Returns the number of bytes, which is less if a signal arrives, or at an address that cannot be
+    /// written.
+    ///
+    /// # Errors
+    /// `EFAULT` without a byte.
+    pub fn write_generated(
+        &self,
+        to: UserVa,
+        len: usize,
+        mut generate: impl FnMut(&mut [u8]),
+    ) -> Result<usize, Errno> {
+        let mut buffer = [0; 1024];
+        let mut done = 0;
+        while done < len && (done == 0 || !sched::has_requests()) {
+            let piece = &mut buffer[..(len - done).min(1024)];
+            generate(piece);
+            match self.write_bytes(to + done as u64, piece) {
+                Ok(()) => done += piece.len(),
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            sched::yield_if_slice_ended();
+        }
+        Ok(done)
+    }
+
     /// Reads a structure at `from`.
     pub fn read<T: FromBytes + IntoBytes>(&self, from: UserVa) -> Result<T, Errno> {
         let mut value = T::new_zeroed();

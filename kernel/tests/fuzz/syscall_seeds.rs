@@ -17,6 +17,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         uncached(),
         events(),
         pipe(),
+        zeroes(),
         sockets(),
         terminal(),
         timer(),
@@ -218,6 +219,23 @@ fn events() -> Vec<Vec<u8>> {
         call(Syscall::EpollPWait2, &[number(1), address(200), number(2)]),
         call(Syscall::Write, &[number(0), address(0), number(8)]),
         call(Syscall::EpollCtl, &[number(2), number(2), number(1)]),
+        call(Syscall::Close, &[number(0)]),
+    ]
+}
+
+/// `/dev/zero`: read, written and mapped.
+fn zeroes() -> Vec<Vec<u8>> {
+    vec![
+        memory("/dev/zero"),
+        open(2),
+        call(Syscall::Read, &[number(0), address(200), number(9000)]),
+        call(Syscall::Write, &[number(0), address(0), number(9000)]),
+        call(Syscall::MMap, &[number(0), pages(3), number(3), number(2), number(0), number(0)]),
+        call(Syscall::MUnmap, &[result(3), pages(2)]),
+        call(Syscall::FListXAttr, &[number(0), address(200), number(64)]),
+        call(Syscall::ListXAttr, &[address(0), address(200), number(64)]),
+        call(Syscall::GetGroups, &[number(4), address(200)]),
+        call(Syscall::LSeek, &[number(0), number(7), number(2)]),
         call(Syscall::Close, &[number(0)]),
     ]
 }

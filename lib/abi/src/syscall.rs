@@ -37,6 +37,12 @@ macro_rules! syscalls {
 }
 
 syscalls! {
+    GetXAttr = 8 "getxattr",
+    LGetXAttr = 9 "lgetxattr",
+    FGetXAttr = 10 "fgetxattr",
+    ListXAttr = 11 "listxattr",
+    LListXAttr = 12 "llistxattr",
+    FListXAttr = 13 "flistxattr",
     GetCwd = 17 "getcwd",
     EventFd2 = 19 "eventfd2",
     EpollCreate1 = 20 "epoll_create1",
@@ -125,6 +131,7 @@ syscalls! {
     GetPgid = 155 "getpgid",
     GetSid = 156 "getsid",
     SetSid = 157 "setsid",
+    GetGroups = 158 "getgroups",
     Uname = 160 "uname",
     GetRUsage = 165 "getrusage",
     UMask = 166 "umask",

@@ -26,6 +26,7 @@ mod import_range;
 mod infoleak;
 mod iterations;
 mod memory;
+mod memory_devices;
 mod memory_set;
 mod pages;
 mod pidfds;
@@ -137,6 +138,8 @@ const PROBES: &[Probe] = &[
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
     ("pidfd-exits", Expectation::Pass, pidfds::exits),
     ("pidfd-errors", Expectation::Pass, pidfds::errors),
+    ("memory-devices", Expectation::Pass, memory_devices::devices),
+    ("no-attributes", Expectation::Pass, memory_devices::nothing),
     ("socket-bytes", Expectation::Pass, sockets::bytes),
     ("socket-halves", Expectation::Pass, sockets::halves),
     ("socket-blocking", Expectation::Pass, sockets::blocking),
@@ -289,7 +292,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 86] = [
+        let portable: [fn(&[String]) -> ProbeResult; 88] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -353,6 +356,8 @@ mod tests {
             pipes::closed_ends,
             pidfds::exits,
             pidfds::errors,
+            memory_devices::devices,
+            memory_devices::nothing,
             sockets::bytes,
             sockets::halves,
             sockets::blocking,

@@ -136,6 +136,12 @@ pub fn affinity(_: &[String]) -> ProbeResult {
         let mut mask = mask;
         call(libc::SYS_sched_setaffinity, [thread, 8, out(&mut mask), 0, 0, 0])
     };
+    // SAFETY: no arguments.
+    let parent = unsafe { libc::getppid() };
+    if parent != 0 {
+        let len = call(libc::SYS_sched_getaffinity, [parent as u64, 128, out(&mut mask), 0, 0, 0]);
+        ensure(len > 0, || format!("sched_getaffinity of another process returned {len}"))?;
+    }
     expect("sched_setaffinity of all CPUs", set(0, mask[0]), 0)?;
     expect("sched_setaffinity of no CPU", set(0, 0), -i64::from(libc::EINVAL))?;
     expect("sched_setaffinity of no thread", set(0x7fff_fff0, mask[0]), -i64::from(libc::ESRCH))
