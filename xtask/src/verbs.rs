@@ -89,7 +89,7 @@ const VERBS: [Verb; 15] = [
         usage: "[--record] [SUITE..]",
         about: "runs Debian's programs, and compares their answers with those recorded on Linux",
         arguments: Arguments::Other {
-            help: "  SUITE     busybox or bash; default: all\n  --record  boots Linux, and stores its answers",
+            help: "  SUITE     busybox, bash, libraries or dma-buf; default: all\n  --record  boots Linux, and stores its answers",
         },
         run: |words| foreign::foreign(words).map(conclude),
     },

@@ -4,6 +4,7 @@
 //! The programs are fetched on first use and kept under `target/foreign`. The answers are in
 //! `xtask/foreign/`; `cargo xtask foreign --record` boots Debian's kernel and records them again.
 
+mod build;
 mod programs;
 mod transcript;
 
@@ -37,10 +38,37 @@ struct Suite {
     programs: &'static [&'static str],
     /// The program that runs a file of command lines.
     shell: &'static str,
+    /// Whether Debian's kernel can answer.
+    is_recorded: bool,
+    /// Adds programs of this project that use foreign libraries.
+    add_built: fn(&mut Root) -> Result<()>,
 }
 
-const SUITES: [Suite; 2] = [
-    Suite { name: "busybox", packages: &["busybox-static"], programs: &["busybox"], shell: "busybox sh" },
+const SUITES: [Suite; 4] = [
+    Suite {
+        name: "busybox",
+        packages: &["busybox-static"],
+        programs: &["busybox"],
+        shell: "busybox sh",
+        is_recorded: true,
+        add_built: |_| Ok(()),
+    },
+    Suite {
+        name: "libraries",
+        packages: &["busybox-static", "libstdc++6", "memtester"],
+        programs: &["busybox", "memtester"],
+        shell: "busybox sh",
+        is_recorded: true,
+        add_built: build::add_all,
+    },
+    Suite {
+        name: "dma-buf",
+        packages: &["busybox-static"],
+        programs: &["busybox"],
+        shell: "busybox sh",
+        is_recorded: false,
+        add_built: build::add_dma_heap,
+    },
     Suite {
         name: "bash",
         packages: &["busybox-static", "bash", "coreutils"],
@@ -113,6 +141,8 @@ const SUITES: [Suite; 2] = [
             "yes",
         ],
         shell: "bash",
+        is_recorded: true,
+        add_built: |_| Ok(()),
     },
 ];
 
@@ -141,7 +171,7 @@ pub fn foreign(words: &[String]) -> Result<TestCounts> {
             counts += suite.run(&built)?;
         }
     } else {
-        for suite in selected {
+        for suite in selected.filter(|suite| suite.is_recorded) {
             suite.record()?;
             counts += TestCounts::one(true);
         }
@@ -216,6 +246,7 @@ impl Suite {
     fn archive(&self, transcript: &Transcript) -> Result<PathBuf> {
         let mut root = Root::new();
         root.add_programs(&programs::packages(self.packages)?, self.programs)?;
+        (self.add_built)(&mut root)?;
         root.add_link("bin/sh", "busybox");
         root.add_file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n".to_vec());
         root.add_file("etc/group", b"root:x:0:\n".to_vec());

@@ -75,7 +75,8 @@ impl Root {
         }
     }
 
-    fn add_program(&mut self, packages: &Path, path: &str, file: &Path) -> Result<()> {
+    /// Adds the program `file`, with the interpreter and the libraries of `packages` that it needs.
+    pub fn add_program(&mut self, packages: &Path, path: &str, file: &Path) -> Result<()> {
         let bytes = fs::read(file).map_err(Error::file("read", file))?;
         let needed = needed(&bytes);
         self.add_file(path, bytes);
