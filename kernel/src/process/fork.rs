@@ -1,13 +1,16 @@
 //! New processes: copies of a process (`fork`), or of all but its address space (`vfork`).
 
+use super::pidfd::PidFd;
 use super::process::Process;
 use super::return_to_user::enter_user;
 use super::task::Task;
 use super::tree;
+use crate::fs::{self, OpenFile};
 use crate::memory::heap;
 use crate::sched::{self, Thread};
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
+use abi::file::OpenFlags;
 use abi::process::CloneFlags;
 use abi::signal::Signal;
 use addr::UserVa;
@@ -22,6 +25,8 @@ pub struct CloneRequest {
     pub exit_signal: Option<Signal>,
     /// The stack pointer of the child; 0 for that of the parent.
     pub stack: UserVa,
+    /// The address of the pidfd.
+    pub pidfd: UserVa,
     pub parent_tid: UserVa,
     pub child_tid: UserVa,
     pub tls: UserVa,
@@ -100,9 +105,33 @@ fn start(
     if !flags.contains(CloneFlags::VM) || flags.contains(CloneFlags::VFORK) {
         *task.signal_stack.lock() = *parent.signal_stack.lock();
     }
-    let thread = new_thread(task, request.frame(frame))?;
-    let added = tree::add_child(parent.process(), process, request.exit_signal);
-    run_first_thread(process, thread, added)
+    let pidfd = match flags.contains(CloneFlags::PIDFD) {
+        true => Some(open_pidfd(parent, id, request.pidfd)?),
+        false => None,
+    };
+    let started = new_thread(task, request.frame(frame)).and_then(|thread| {
+        let added = tree::add_child(parent.process(), process, request.exit_signal);
+        run_first_thread(process, thread, added)
+    });
+    started.inspect_err(|_| {
+        // Closed without the lock of the table.
+        let closed = pidfd.map(|number| parent.process().files.lock().remove(number as i32));
+        drop(closed);
+    })
+}
+
+/// Opens a pidfd of the process that gets `id`, and stores its number at `to` in the parent.
+///
+/// # Errors
+/// `ENOMEM`, `EMFILE`, `EFAULT`.
+fn open_pidfd(parent: &Task, id: u32, to: UserVa) -> Result<u32, Errno> {
+    let file = OpenFile::try_new(PidFd::of_child(id), OpenFlags::READ_WRITE)?;
+    let mut opened = 0;
+    fs::insert_and_report(&parent.process().files, file, true, |number| {
+        opened = number;
+        parent.memory().write(to, &number)
+    })?;
+    Ok(opened)
 }
 
 /// Starts the first thread of `process`, which was `added` to the tree of processes.

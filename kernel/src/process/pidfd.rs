@@ -16,6 +16,11 @@ impl PidFd {
         tree::with(|tree| tree.find(id)).map(|_| Self(id))
     }
 
+    /// That of a child which will get `id`.
+    pub fn of_child(id: u32) -> Self {
+        Self(id)
+    }
+
     /// The id of the process.
     pub fn id(&self) -> u32 {
         self.0

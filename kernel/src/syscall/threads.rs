@@ -14,14 +14,19 @@ use zerocopy::IntoBytes;
 
 /// `clone`
 pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
-    let flags = call.value(0);
+    let flags = CloneFlags::from_bits_retain(call.value(0) & u64::from(u32::MAX) & !CSIGNAL);
+    // Both are stored at the same address.
+    if flags.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
+        return Err(Errno::EINVAL);
+    }
     create(
         call,
         frame,
         &CloneRequest {
-            flags: CloneFlags::from_bits_retain(flags & u64::from(u32::MAX) & !CSIGNAL),
-            exit_signal: exit_signal(flags & CSIGNAL)?,
+            flags,
+            exit_signal: exit_signal(call.value(0) & CSIGNAL)?,
             stack: call.address(1),
+            pidfd: call.address(2),
             parent_tid: call.address(2),
             tls: call.address(3),
             child_tid: call.address(4),
@@ -63,6 +68,7 @@ pub fn clone3(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
             flags,
             exit_signal: exit_signal(arguments.exit_signal)?,
             stack: UserVa::new(stack),
+            pidfd: UserVa::new(arguments.pidfd),
             parent_tid: UserVa::new(arguments.parent_tid),
             tls: UserVa::new(arguments.tls),
             child_tid: UserVa::new(arguments.child_tid),
@@ -101,8 +107,8 @@ fn create(call: &SyscallContext<'_>, frame: &UserFrame, request: &CloneRequest) 
         return create_thread(call, frame, request);
     }
     // Files, the current directory and signal actions are shared by threads only.
-    let process = common | CloneFlags::VM | CloneFlags::VFORK | CloneFlags::CLEAR_SIGHAND;
-    if !process.contains(flags) {
+    let process = common | CloneFlags::VM | CloneFlags::VFORK | CloneFlags::CLEAR_SIGHAND | CloneFlags::PIDFD;
+    if !process.contains(flags) || flags.contains(CloneFlags::PIDFD | CloneFlags::DETACHED) {
         log::warn!("clone with flags {:#x} is not supported", flags.bits());
         return Err(Errno::EINVAL);
     }

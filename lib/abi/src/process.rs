@@ -16,6 +16,8 @@ bitflags! {
         const FILES = 0x400;
         /// Shares the signal handlers.
         const SIGHAND = 0x800;
+        /// Stores a pidfd of the child: at `pidfd` for `clone3`, at `parent_tid` for `clone`.
+        const PIDFD = 0x1000;
         /// The parent is that of the caller.
         const PARENT = 0x8000;
         /// A thread of the same process.

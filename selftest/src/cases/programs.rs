@@ -109,6 +109,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "pipe_close_wakes_the_other_end" by passes "pipe-close",
     "pidfd_is_readable_after_the_exit" by passes "pidfd-exits",
     "pidfd_errors_match_linux" by passes "pidfd-errors",
+    "pidfd_of_a_clone_is_that_of_the_child" by passes "pidfd-of-clone",
     "zero_full_and_random_devices_match_linux" by passes "memory-devices",
     "files_have_no_extended_attributes" by passes "no-attributes",
     "sockets_send_bytes_in_both_directions" by passes "socket-bytes",

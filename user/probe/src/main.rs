@@ -138,6 +138,7 @@ const PROBES: &[Probe] = &[
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
     ("pidfd-exits", Expectation::Pass, pidfds::exits),
     ("pidfd-errors", Expectation::Pass, pidfds::errors),
+    ("pidfd-of-clone", Expectation::Pass, pidfds::of_clone),
     ("memory-devices", Expectation::Pass, memory_devices::devices),
     ("no-attributes", Expectation::Pass, memory_devices::nothing),
     ("socket-bytes", Expectation::Pass, sockets::bytes),
@@ -292,7 +293,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 88] = [
+        let portable: [fn(&[String]) -> ProbeResult; 89] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -356,6 +357,7 @@ mod tests {
             pipes::closed_ends,
             pidfds::exits,
             pidfds::errors,
+            pidfds::of_clone,
             memory_devices::devices,
             memory_devices::nothing,
             sockets::bytes,

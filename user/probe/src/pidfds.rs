@@ -135,3 +135,40 @@ pub fn errors(_: &[String]) -> ProbeResult {
     wait(child, 0)?;
     expect_exit("a later child", fork(|| 5)?, 5)
 }
+
+/// Creates a child that exits with status 7, and stores its pidfd at `to`.
+fn clone_with_pidfd(flags: i32, to: *mut i32) -> io::Result<i64> {
+    let flags = libc::CLONE_PIDFD | flags | libc::SIGCHLD;
+    // SAFETY: the child exits at once; `to` is writable, or is tested not to be.
+    let result = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, to, 0, 0) });
+    if matches!(result, Ok(0)) {
+        // SAFETY: the child runs no destructor of its parent.
+        unsafe { libc::_exit(7) };
+    }
+    result
+}
+
+/// A clone with `CLONE_PIDFD` opens the pidfd of the child, unless the clone fails.
+pub fn of_clone(_: &[String]) -> ProbeResult {
+    let mut number = -1;
+    let child = clone_with_pidfd(0, &raw mut number)?;
+    ensure(number >= 0, || "no pidfd".into())?;
+    // SAFETY: the descriptor is new, and owned by nothing else.
+    let file = unsafe { OwnedFd::from_raw_fd(number) };
+    let expected = (child as i32, libc::CLD_EXITED);
+    let found = wait_for(&file, libc::WEXITED)?;
+    ensure(found == expected, || format!("{found:?} instead of {expected:?}"))?;
+    // SAFETY: no pointer.
+    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD) }.into())?;
+    ensure(flags == i64::from(libc::FD_CLOEXEC), || "inherited by execve".into())?;
+    let both = clone_with_pidfd(libc::CLONE_PARENT_SETTID, &raw mut number);
+    expect_error("two values at one address", both, libc::EINVAL)?;
+    expect_error("no address", clone_with_pidfd(0, ptr::null_mut()), libc::EFAULT)?;
+    // The descriptor of the failed clone is free again.
+    let next = std::fs::File::open("/")?.as_raw_fd();
+    ensure(next == number + 1, || format!("descriptor {next} after {number}"))?;
+    let mut status = 0;
+    // SAFETY: writes the status.
+    let none = check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }.into());
+    expect_error("no other child", none, libc::ECHILD)
+}
