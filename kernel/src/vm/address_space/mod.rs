@@ -128,6 +128,7 @@ impl AddressSpace {
 
     /// Maps private anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        check_write_xor_execute(prot)?;
         let mut removed = Vec::new();
         let mut inner = self.lock()?;
         let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;

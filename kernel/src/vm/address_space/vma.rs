@@ -1,6 +1,6 @@
 //! Changes of VMAs, and the corresponding changes of the page tables.
 
-use super::backing::{VmaBacking, check_write_xor_execute};
+use super::backing::VmaBacking;
 use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
 use crate::sched;
@@ -16,8 +16,9 @@ use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 const PROTECT_STEP: u64 = 1 << 30;
 
 impl Inner {
-    /// Finds a range of `len` bytes, rounded up to pages. For [`MmapPlacement::Fixed`] unmaps the existing
-    /// mappings, as [`unmap_all`](Self::unmap_all).
+    /// Finds a range of `len` bytes, rounded up to pages, to which the caller adds one VMA. For
+    /// [`MmapPlacement::Fixed`] unmaps the existing mappings, as [`unmap_all`](Self::unmap_all), if there is
+    /// room for the VMA.
     pub(super) fn reserve_range(
         &mut self,
         len: u64,
@@ -44,6 +45,9 @@ impl Inner {
             },
             MmapPlacement::Fixed(at) => {
                 let range = fixed_range(at)?;
+                if !self.vmas.has_room_without(range, 1) {
+                    return Err(Errno::ENOMEM);
+                }
                 self.unmap_all(range, removed)?;
                 Ok(range)
             }
@@ -51,29 +55,26 @@ impl Inner {
     }
 
     pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        check_write_xor_execute(prot)?;
         let vma = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
     /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after
     /// the lock is released: the last reference frees its buffer.
+    ///
+    /// # Errors
+    /// `ENOMEM` without room in `removed`: nothing is unmapped. Those of [`unmap_first`](Self::unmap_first).
     pub(super) fn unmap_all(
         &mut self,
         range: AddrRange<UserVa>,
         removed: &mut Vec<Vma<VmaBacking>>,
     ) -> Result<(), Errno> {
+        let is_referenced =
+            |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(..) | VmaBacking::Memory(_));
+        let referenced = self.vmas.parts(range).filter(is_referenced).count();
+        removed.try_reserve(referenced).map_err(|_| Errno::ENOMEM)?;
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
-            match part.backing {
-                VmaBacking::Anonymous | VmaBacking::File { .. } => {}
-                VmaBacking::Shared(..) | VmaBacking::Memory(_) if removed.try_reserve(1).is_ok() => {
-                    removed.push(part)
-                }
-                VmaBacking::Shared(..) | VmaBacking::Memory(_) => {
-                    self.vmas.reinsert(part);
-                    return Err(Errno::ENOMEM);
-                }
-            }
+            removed.extend(Some(part).filter(is_referenced));
         }
         Ok(())
     }
@@ -155,11 +156,15 @@ impl Inner {
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
             VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
         };
-        let range = self.reserve_range(len, placement, alignment, removed)?;
-        // One for the new range, one if `old` is the middle of a VMA.
-        if !self.vmas.has_room(2) || removed.try_reserve(1).is_err() {
+        // One for the new range, which may replace others, and one if `old` is the middle of a VMA.
+        let target = match placement {
+            MmapPlacement::Fixed(at) => AddrRange::from_len(at, len).ok_or(Errno::EINVAL)?,
+            MmapPlacement::Hint(_) | MmapPlacement::FixedNoReplace(_) => AddrRange::EMPTY,
+        };
+        if !self.vmas.has_room_without(target, 2) {
             return Err(Errno::ENOMEM);
         }
+        let range = self.reserve_range(len, placement, alignment, removed)?;
         let offset = match vma.backing {
             VmaBacking::Anonymous => range.start().raw(),
             VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => vma.offset,
@@ -171,10 +176,9 @@ impl Inner {
             let _ = self.vmas.remove_first(range);
             return Err(error);
         }
-        // Its entries are cleared. There is room, so it cannot fail.
-        match self.vmas.remove_first(old) {
-            Ok(part) => removed.extend(part),
-            Err(error) => panic!("the moved mapping {old:?} stays: {error:?}"),
+        // Its entries are cleared, and the new range refers to its buffer. There is room, so it cannot fail.
+        if let Err(error) = self.vmas.remove_first(old) {
+            panic!("the moved mapping {old:?} stays: {error:?}");
         }
         Ok(range.start())
     }
