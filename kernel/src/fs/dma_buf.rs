@@ -50,14 +50,7 @@ impl DmaBuf {
     /// # Errors
     /// `ENOMEM`
     pub fn add_attachment(&self, attachment: &Arc<Attachment>) -> Result<(), Errno> {
-        {
-            let mut all = self.attachments.lock();
-            all.retain(|old| old.strong_count() > 0);
-            if debug::fail_point(FailPoint::Heap) || all.try_reserve(1).is_err() {
-                return Err(Errno::ENOMEM);
-            }
-            all.push(Arc::downgrade(attachment));
-        }
+        add_live(&mut self.attachments.lock(), attachment)?;
         debug::buffer_named(self.buffer.tag(), &self.name.lock());
         Ok(())
     }
@@ -110,6 +103,19 @@ impl DmaBuf {
         });
         all.skip(first)
     }
+}
+
+/// Adds `new` to `list`, and removes those that were dropped.
+///
+/// # Errors
+/// `ENOMEM`
+fn add_live<T>(list: &mut Vec<Weak<T>>, new: &Arc<T>) -> Result<(), Errno> {
+    list.retain(|old| old.strong_count() > 0);
+    if debug::fail_point(FailPoint::Heap) || list.try_reserve(1).is_err() {
+        return Err(Errno::ENOMEM);
+    }
+    list.push(Arc::downgrade(new));
+    Ok(())
 }
 
 pub struct DmaBufFile(Arc<DmaBuf>);
@@ -322,6 +328,17 @@ mod tests {
     use super::*;
     use addr::{MemoryType, PhysAddr};
     use pagetable::Access;
+
+    #[test]
+    fn dropped_attachments_do_not_accumulate() {
+        let (mut list, kept) = (Vec::new(), Arc::new(0));
+        add_live(&mut list, &kept).unwrap();
+        for n in 1..100 {
+            add_live(&mut list, &Arc::new(n)).unwrap();
+        }
+        assert_eq!(list.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), [kept]);
+        assert_eq!(list.len(), 2, "the first and the last");
+    }
 
     #[test]
     fn leaves_are_counted_by_size() {

@@ -1,6 +1,6 @@
 //! Refused mappings.
 
-use super::{BASE, READ_WRITE, boot};
+use super::{BASE, READ_WRITE, boot, host_memory};
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, PAGE_SIZE, UserVa};
@@ -10,6 +10,7 @@ use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 #[test]
 fn refused_mapping_at_a_fixed_address_leaves_the_old_ones() {
     let _kernel = boot();
+    let before = host_memory::free_frames();
     let space = AddressSpace::new().unwrap();
     let pages =
         |first: u64, count: u64| AddrRange::from_len(BASE + first * PAGE_SIZE, count * PAGE_SIZE).unwrap();
@@ -33,4 +34,6 @@ fn refused_mapping_at_a_fixed_address_leaves_the_old_ones() {
     // Room for one more: not for the new VMA and both parts of the old one.
     assert_eq!(map(of_wide, Prot::READ), Err(Errno::ENOMEM));
     assert_eq!(space.is_mapped(of_wide.start()), Ok(true), "unmapped for a refused mapping");
+    drop(space);
+    assert_eq!(host_memory::free_frames(), before);
 }

@@ -19,10 +19,10 @@ pub struct Import {
 }
 
 /// An import that a job accesses, and the fence of the access.
-pub struct AccessedImport {
+pub struct AccessedImport<T = Import> {
     /// Before the import: the access has ended when the buffer is detached.
     pub fence: PendingFence,
-    pub import: Arc<Import>,
+    pub import: Arc<T>,
 }
 
 /// Transfers, and the memory that they access. The memory stays mapped for the device as long as the job
@@ -134,6 +134,21 @@ mod tests {
         let (first, second) = (piece(0xc000_0ff0, 16), piece(0xd000_0000, 4));
         assert_eq!(gather(8, vec![first, second]), Some(vec![(first, 8), (second, 24)]));
         assert_eq!(gather(u64::MAX, vec![piece(0, 4), piece(8, 4)]), None, "the offset overflows");
+    }
+
+    #[test]
+    fn access_has_ended_when_its_import_is_dropped() {
+        struct DetachedImport(Arc<program::Fence>);
+        impl Drop for DetachedImport {
+            fn drop(&mut self) {
+                assert!(self.0.signal().is_some(), "the buffer is detached during the access");
+            }
+        }
+        let fence = PendingFence::new(1, "fake", "", || 1);
+        let import = Arc::new(DetachedImport(fence.fence().clone()));
+        let mut job = UnfinishedJob::none();
+        job.keep(AccessedImport { fence, import });
+        drop(job.take());
     }
 
     /// An engine whose job ends when the test says so.

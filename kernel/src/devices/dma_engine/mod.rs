@@ -227,15 +227,21 @@ impl DmaEngineDevice {
         job: TransferJob<M>,
     ) -> (Option<M>, Result<Completion, TransferError>) {
         self.with_exclusive_access(|| {
-            if self.last_user.load(Ordering::Relaxed) != user {
-                if let Err(error) = self.clear() {
-                    return (Some(job.memory), Err(error));
-                }
-                self.last_user.store(user, Ordering::Relaxed);
+            if let Err(error) = self.change_user(user, || self.clear()) {
+                return (Some(job.memory), Err(error));
             }
             let (memory, result) = self.run_job(job);
             (memory, result.map_err(TransferError::Copy))
         })
+    }
+
+    /// Calls `clear` if the device's buffer holds the data of another process than `user`.
+    fn change_user<E>(&self, user: u32, clear: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if self.last_user.load(Ordering::Relaxed) != user {
+            clear()?;
+            self.last_user.store(user, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Appends the engine to the published ones.
@@ -449,11 +455,11 @@ mod tests {
         }
     }
 
-    fn device() -> Arc<Device> {
+    pub(super) fn device() -> Arc<Device> {
         Device::direct("fake".into(), true, Vec::from([BusWindow::identity()]))
     }
 
-    fn engine(
+    pub(super) fn engine(
         device: &Arc<Device>,
         starts: &Arc<SpinLock<Result<(), CopyError>>>,
         poll: impl Fn() -> Result<bool, Gone> + Send + 'static,
@@ -463,14 +469,14 @@ mod tests {
         DmaEngineDevice::new(&CLASS, device.clone(), engine)
     }
 
-    fn job<M>(memory: M) -> TransferJob<M> {
+    pub(super) fn job<M>(memory: M) -> TransferJob<M> {
         let range = AddrRange::new(Iova::new(0x1000), Iova::new(0x1010));
         // SAFETY: the fake engine accesses no memory.
         let transfer = unsafe { Transfer::new(TransferDirection::ToMemory, range, 0) };
         TransferJob { transfers: Vec::from([transfer]), memory }
     }
 
-    fn started() -> Arc<SpinLock<Result<(), CopyError>>> {
+    pub(super) fn started() -> Arc<SpinLock<Result<(), CopyError>>> {
         Arc::new(SpinLock::new(Ok(())))
     }
 
@@ -537,6 +543,19 @@ mod tests {
             assert_eq!((returned.is_some(), result), (stop.is_ok(), Err(error)));
             assert_eq!(engine.has_unfinished_job(), stop.is_err());
         }
+    }
+
+    /// The device's buffer has the data of the last process until it is cleared.
+    #[test]
+    fn process_has_no_access_before_the_buffer_is_cleared() {
+        let engine = engine(&device(), &started(), || Ok(true));
+        assert_eq!(engine.change_user(6, || Ok::<_, ()>(())), Ok(()));
+        for _ in 0..2 {
+            assert_eq!(engine.change_user(7, || Err(())), Err(()), "not cleared");
+        }
+        assert_eq!(engine.change_user(6, || Err(())), Ok(()), "its own data");
+        assert_eq!(engine.change_user(7, || Ok::<_, ()>(())), Ok(()));
+        assert_eq!(engine.change_user(7, || Err(())), Ok(()), "cleared already");
     }
 
     #[test]
