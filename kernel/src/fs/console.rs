@@ -17,7 +17,6 @@ use abi::file::PollEvents;
 use abi::signal::Signal;
 use abi::terminal::*;
 use addr::UserVa;
-use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -78,7 +77,7 @@ fn signal_foreground(signal: Signal) {
 }
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || Ok(Box::new(ConsoleFile::new())))
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || super::boxed(ConsoleFile::new()))
 }
 
 /// Enables input, by `interrupt` if it is usable. Called once, after the interrupt controller and the

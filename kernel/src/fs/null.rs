@@ -5,12 +5,11 @@ use super::char_device::{self, DeviceNumber, RegisterError};
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use addr::UserVa;
-use alloc::boxed::Box;
 
 const NUMBER: DeviceNumber = DeviceNumber { major: 1, minor: 3 };
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/null"], NUMBER, || Ok(Box::new(Null)))
+    char_device::register(&["/dev/null"], NUMBER, || super::boxed(Null))
 }
 
 /// An empty file that discards writes.

@@ -505,7 +505,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "copy without a fence in its buffer",
         file: "kernel/src/fs/dma_buf.rs",
         item: "start_access",
-        from: "self.fences.lock().add(pending.fence(), access);",
+        from: "self.fences.lock().add(pending.fence(), access)?;",
         to: "let _ = access;",
         oracle: test("programs.fences_are_pending_until_the_copy_ends", "status: 1"),
     },

@@ -120,7 +120,7 @@ impl DmaEngineFile {
         let (driver, device) = (self.engine.driver(), self.engine.device().name());
         let start_access = |dma_buf: &DmaBuf| dma_buf.start_access(driver, device, access);
         let job = TransferJob::of_import(range, direction, copy.buffer_offset, start_access);
-        let (accessed, result) = self.run(caller.process_id, job.ok_or(Errno::EINVAL)?);
+        let (accessed, result) = self.run(caller.process_id, job?);
         // Otherwise the device may still access the buffer, and the fence stays pending.
         if let Some(AccessedImport { fence, import }) = accessed {
             fence.signal(result);

@@ -3,6 +3,7 @@
 use super::imports::ImportedRange;
 use crate::dma::Attachment;
 use crate::fs::dma_buf::DmaBuf;
+use abi::Errno;
 use addr::{AddrRange, Iova};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -34,19 +35,23 @@ pub struct TransferJob<M> {
 
 impl TransferJob<AccessedImport> {
     /// Copies between imported memory and the device's buffer from `offset` on; scattered memory is one
-    /// transfer per piece. `None` if an offset overflows; otherwise `start_access` returns the fence.
+    /// transfer per piece. `start_access` returns the fence.
+    ///
+    /// # Errors
+    /// `EINVAL` if an offset overflows, `ENOMEM`.
     pub fn of_import(
         range: ImportedRange<Import>,
         direction: TransferDirection,
         offset: u64,
-        start_access: impl FnOnce(&DmaBuf) -> PendingFence,
-    ) -> Option<Self> {
+        start_access: impl FnOnce(&DmaBuf) -> Result<PendingFence, Errno>,
+    ) -> Result<Self, Errno> {
         let (import, bytes) = range.into_parts();
-        let pieces = gather(offset, import.attachment.bus_ranges(bytes.start, bytes.end))?;
-        let memory = AccessedImport { fence: start_access(&import.dma_buf), import };
+        let pieces = gather(offset, import.attachment.bus_ranges(bytes.start, bytes.end));
+        let pieces = pieces.ok_or(Errno::EINVAL)?;
+        let memory = AccessedImport { fence: start_access(&import.dma_buf)?, import };
         // SAFETY: device addresses of the attachment, which the job keeps mapped.
         let transfer = |(piece, offset)| unsafe { Transfer::new(direction, piece, offset) };
-        Some(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })
+        Ok(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })
     }
 }
 
@@ -144,7 +149,7 @@ mod tests {
                 assert!(self.0.signal().is_some(), "the buffer is detached during the access");
             }
         }
-        let fence = PendingFence::new(1, "fake", "", || 1);
+        let fence = PendingFence::new(1, "fake", "", || 1, crate::memory::heap::try_arc).unwrap();
         let import = Arc::new(DetachedImport(fence.fence().clone()));
         let mut job = UnfinishedJob::none();
         job.keep(AccessedImport { fence, import });

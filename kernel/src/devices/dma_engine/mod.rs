@@ -11,8 +11,10 @@ use crate::dma::{self, Device, trace};
 use crate::fs::File;
 use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
+use crate::memory::heap;
 use crate::sched::{WaitError, WaitQueue};
 use crate::sync::SpinLock;
+use abi::Errno;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -398,7 +400,10 @@ impl BoundDevice for DmaEngineDevice {
             return;
         }
         self.append();
-        let open = move || Ok(Box::new(DmaEngineFile::new(self)?) as Box<dyn File>);
+        let open = move || {
+            let file: Box<dyn File> = heap::try_box(DmaEngineFile::new(self)?).ok_or(Errno::ENOMEM)?;
+            Ok(file)
+        };
         if let Err(error) = char_device::register_instance(self.class, open) {
             log::warn!("{name}: no device node: {error}");
         }
@@ -416,7 +421,6 @@ impl Handler for DmaEngineDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abi::Errno;
     use addr::{AddrRange, Iova};
     use alloc::vec::Vec;
     use drivers::direct::BusWindow;
@@ -508,7 +512,7 @@ mod tests {
     /// Its fence is signalled with the memory that the engine returns, or when the kept memory is released.
     #[test]
     fn fence_of_an_access_is_pending_until_the_engine_is_done() {
-        let pending = || PendingFence::new(1, "fake", "", || 1);
+        let pending = || PendingFence::new(1, "fake", "", || 1, heap::try_arc).unwrap();
         let (first, second) = (pending(), pending());
         let fences = [first.fence().clone(), second.fence().clone()];
         let state = || fences.each_ref().map(|fence| fence.signal().map(|signal| signal.error));
