@@ -1,9 +1,11 @@
 //! Processes without a CPU that runs them: their mappings, signal frames and files, on a kernel with memory
 //! management on the host.
 
+mod files;
 #[path = "../host_memory/mod.rs"]
 mod host_memory;
 mod mappings;
+mod pipes;
 mod signals;
 
 use abi::memory::Prot;
