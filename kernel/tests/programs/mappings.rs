@@ -109,10 +109,12 @@ fn access_beyond_the_protection_is_refused() {
 fn pinned_segments_are_the_frames_of_the_pages() {
     let _kernel = boot();
     let space = space_with_pages(4);
-    let memory = UserMemory::new(&space);
-    // Populated in another order, so that not all frames are adjacent.
+    space.unmap(AddrRange::new(BASE, BASE + 4 * PAGE_SIZE)).unwrap();
+    // One by one, in another order, so that not all frames are adjacent.
     for page in [2, 0, 3, 1] {
-        memory.write(BASE + page * PAGE_SIZE, &page).unwrap();
+        let at = BASE + page * PAGE_SIZE;
+        space.map_anonymous(PAGE_SIZE, MmapPlacement::Fixed(at), READ_WRITE).unwrap();
+        UserMemory::new(&space).write(at, &page).unwrap();
     }
     let pinned = space.pin(AddrRange::new(BASE, BASE + 4 * PAGE_SIZE), true).unwrap();
     let frames = |segment: &dma_api::PhysSegment| {
