@@ -186,9 +186,9 @@ fn chunks_are_listed_from_the_requested_one() {
 
 /// The foreground process of the test's console.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Signal>>);
+struct SignalRecorder(Mutex<Vec<Signal>>);
 
-impl Foreground for Recorder {
+impl Foreground for SignalRecorder {
     fn id(&self) -> u32 {
         7
     }
@@ -233,7 +233,7 @@ fn write_ends_before_the_unmapped_part_of_its_buffer() {
 fn foreground_process_learns_of_a_changed_size_only() {
     let _kernel = boot();
     let (opener, console) = (Opener::new(), open_console());
-    let recorder = Arc::new(Recorder::default());
+    let recorder = Arc::new(SignalRecorder::default());
     let weak: Weak<dyn Foreground> = Arc::downgrade(&(recorder.clone() as Arc<dyn Foreground>));
     console::set_foreground(weak);
     let mut size: WinSize = FromZeros::new_zeroed();

@@ -22,13 +22,13 @@ const RESTORER: u64 = 0x1_6000;
 const ALTERNATE: StackT = StackT { base: BASE.raw(), flags: 0, gap_flags: 0, size: 5 * PAGE_SIZE };
 
 /// A process with one thread, which does not run.
-struct Program {
+struct SignalledProgram {
     process: Arc<Process>,
     thread: Arc<Thread>,
     frame: UserFrame,
 }
 
-impl Program {
+impl SignalledProgram {
     fn new() -> Self {
         let process = Process::new(space_with_pages(PAGES)).unwrap();
         let mut frame = UserFrame::program(UserVa::new(PC), STACK);
@@ -81,7 +81,7 @@ fn task(process: &Arc<Process>) -> Task {
 fn handler_runs_on_an_aligned_frame_and_returns_to_the_interrupted_context() {
     let _kernel = boot();
     for below in [0, 8, 16, 24] {
-        let mut program = Program::new();
+        let mut program = SignalledProgram::new();
         program.frame.set_sp(UserVa::new(STACK.raw() - below));
         program.handle(Signal::SIGUSR1, SA_SIGINFO);
         let before = program.frame.clone();
@@ -105,7 +105,7 @@ fn handler_runs_on_an_aligned_frame_and_returns_to_the_interrupted_context() {
 #[test]
 fn handler_can_change_only_the_flags_of_pstate() {
     let _kernel = boot();
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     program.handle(Signal::SIGUSR1, 0);
     let before = program.frame.spsr();
     let mut stored = program.deliver(Signal::SIGUSR1);
@@ -126,7 +126,7 @@ fn invalid_frame_is_not_restored() {
         |frame| frame.context.fp.magic = 0,
     ];
     for (n, change) in changes.iter().enumerate() {
-        let mut program = Program::new();
+        let mut program = SignalledProgram::new();
         program.handle(Signal::SIGUSR1, 0);
         let mut stored = program.deliver(Signal::SIGUSR1);
         change(&mut stored);
@@ -134,7 +134,7 @@ fn invalid_frame_is_not_restored() {
         program.memory().write(at, &stored).unwrap();
         assert_eq!(program.sigreturn().is_ok(), n == 0, "change {n}");
     }
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     program.handle(Signal::SIGUSR1, 0);
     let stored = program.deliver(Signal::SIGUSR1);
     for misaligned in [8, 4] {
@@ -148,7 +148,7 @@ fn invalid_frame_is_not_restored() {
 #[test]
 fn nested_handler_continues_on_the_alternate_stack() {
     let _kernel = boot();
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     *program.task().signal_stack.lock() = ALTERNATE;
     program.handle(Signal::SIGUSR1, SA_ONSTACK);
     program.handle(Signal::SIGUSR2, SA_ONSTACK);
@@ -170,7 +170,7 @@ fn nested_handler_continues_on_the_alternate_stack() {
 fn handler_without_room_on_its_stack_terminates_the_process() {
     let _kernel = boot();
     for (flags, sp) in [(SA_ONSTACK, STACK.raw()), (0, BASE.raw() + 2 * PAGE_SIZE + 512)] {
-        let mut program = Program::new();
+        let mut program = SignalledProgram::new();
         // Below it is memory of the program, which must not be overwritten.
         let small = StackT { base: BASE.raw() + 2 * PAGE_SIZE, size: 1024, ..ALTERNATE };
         *program.task().signal_stack.lock() = small;
@@ -187,7 +187,7 @@ fn handler_without_room_on_its_stack_terminates_the_process() {
 #[test]
 fn disarmed_alternate_stack_is_armed_by_the_return() {
     let _kernel = boot();
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     let armed = StackT { flags: SS_AUTODISARM, ..ALTERNATE };
     *program.task().signal_stack.lock() = armed;
     program.handle(Signal::SIGUSR1, SA_ONSTACK);
@@ -207,7 +207,7 @@ fn interrupted_call_is_restarted_only_if_handler_and_call_permit() {
     for (flags, after_handler, restarts) in
         [(SA_RESTART, true, true), (SA_RESTART, false, false), (0, true, false)]
     {
-        let mut program = Program::new();
+        let mut program = SignalledProgram::new();
         program.handle(Signal::SIGUSR1, flags);
         program.send(Receiver::Process, Signal::SIGUSR1).unwrap();
         let restart = Some(Restart { argument: 42, after_handler });
@@ -217,7 +217,7 @@ fn interrupted_call_is_restarted_only_if_handler_and_call_permit() {
         assert_eq!((program.frame.x()[0], program.frame.elr()), expected, "{flags:#x} {after_handler}");
     }
     // Without a handler, as after another thread took the signal.
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     let restart = Some(Restart { argument: 42, after_handler: false });
     signals::deliver_all(Task::of(&program.thread).unwrap(), &mut program.frame, restart);
     assert_eq!((program.frame.x()[0], program.frame.elr()), (42, PC - 4));
@@ -226,7 +226,7 @@ fn interrupted_call_is_restarted_only_if_handler_and_call_permit() {
 #[test]
 fn new_thread_inherits_mask_and_name() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     let mask = SignalSet::EMPTY.with(Signal::SIGUSR1);
     program.task().set_signal_mask(mask);
     let mut name = program.task().name();
@@ -240,7 +240,7 @@ fn new_thread_inherits_mask_and_name() {
 #[test]
 fn mask_of_sigsuspend_lasts_until_the_return_from_the_handler() {
     let _kernel = boot();
-    let mut program = Program::new();
+    let mut program = SignalledProgram::new();
     let before = SignalSet::EMPTY.with(Signal::SIGUSR1);
     program.task().set_signal_mask(before);
     program.handle(Signal::SIGUSR1, 0);
@@ -258,7 +258,7 @@ fn mask_of_sigsuspend_lasts_until_the_return_from_the_handler() {
 #[test]
 fn sigkill_and_sigstop_are_not_blocked() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     program.task().set_signal_mask(SignalSet::EMPTY.complement());
     let mask = program.task().signal_mask();
     assert!(!mask.contains(Signal::SIGKILL) && !mask.contains(Signal::SIGSTOP));
@@ -269,7 +269,7 @@ fn sigkill_and_sigstop_are_not_blocked() {
 #[test]
 fn signal_wakes_the_thread_that_awaits_it() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     program.handle(Signal::SIGUSR1, 0);
     let set = SignalSet::EMPTY.with(Signal::SIGUSR1);
     let waiting = new_thread(task(&program.process), program.frame.clone()).unwrap();
@@ -287,7 +287,7 @@ fn signal_wakes_the_thread_that_awaits_it() {
 #[test]
 fn signals_that_are_ignored_are_discarded() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     program.handle(Signal::SIGUSR1, 0);
     program.send(Receiver::Process, Signal::SIGUSR1).unwrap();
     program.send(Receiver::Thread(program.task().id()), Signal::SIGUSR1).unwrap();
@@ -304,7 +304,7 @@ fn signals_that_are_ignored_are_discarded() {
 #[test]
 fn program_that_is_executed_ignores_what_its_process_ignored() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     program.handle(Signal::SIGUSR1, 0);
     let ignore = SigAction { handler: SIG_IGN, ..SigAction::new_zeroed() };
     signals::set_action(&program.process, Signal::SIGUSR2, ignore);
@@ -316,7 +316,7 @@ fn program_that_is_executed_ignores_what_its_process_ignored() {
 #[test]
 fn process_that_terminates_adds_no_thread_and_keeps_its_first_cause() {
     let _kernel = boot();
-    let program = Program::new();
+    let program = SignalledProgram::new();
     let late = new_thread(task(&program.process), program.frame.clone()).unwrap();
     assert!(program.process.terminate(Termination::Exited(3)));
     assert!(!program.process.terminate(Termination::Killed(Signal::SIGKILL)), "the second cause");

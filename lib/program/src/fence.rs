@@ -71,7 +71,8 @@ pub struct PendingFence {
 }
 
 impl PendingFence {
-    /// A new fence in the memory that `allocate` returns. `context` is unique; `clock` is the monotonic clock.
+    /// A new fence in the memory that `allocate` returns. `context` is unique; `clock` is the monotonic
+    /// clock.
     ///
     /// # Errors
     /// `ENOMEM`.
