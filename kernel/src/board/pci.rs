@@ -206,6 +206,41 @@ mod tests {
     }
 
     #[test]
+    fn requester_maps_are_read_with_their_offsets_and_masks() {
+        let host = host(&[
+            ("iommu-map", &[0x100, fixture::SMMU, 0x4_0000, 0x80, 0x200, fixture::ITS, 7, 1]),
+            ("iommu-map-mask", &[0xfff8]),
+            ("msi-map", &[0x10, fixture::ITS, 0x300, 0x10]),
+        ]);
+        let host = host.unwrap();
+        let cases = [(0xff, None), (0x103, Some(0x4_0000)), (0x17f, Some(0x4_0078)), (0x180, None)];
+        for (requester, stream) in cases {
+            let expected = stream.map(|stream| (Phandle(fixture::SMMU), stream));
+            assert_eq!(host.iommu.lookup(requester), expected, "{requester:#x}");
+        }
+        assert_eq!(host.iommu.lookup(0x207), Some((Phandle(fixture::ITS), 7)));
+        assert_eq!(
+            [0xf, 0x1f, 0x20].map(|id| host.msi.lookup(id)),
+            [None, Some((Phandle(fixture::ITS), 0x30f)), None]
+        );
+    }
+
+    #[test]
+    fn windows_are_translated_and_requesters_of_interrupts_masked() {
+        let ranges = [0x4200_0000, 0, 0x2000_0000, 0x10, 0, 0, 0x100_0000];
+        let host = host(&[("ranges", &ranges), ("interrupt-map-mask", &[0x1800, 0, 0, 7])]).unwrap();
+        let window = HostWindow {
+            space: PciSpace::Memory32,
+            prefetchable: true,
+            bus: 0x2000_0000,
+            cpu: PhysAddr::new(0x10_0000_0000),
+            len: 0x100_0000,
+        };
+        assert_eq!(host.windows, [window]);
+        assert!(host.interrupts.routes.iter().all(|route| route.requester <= 0x18));
+    }
+
+    #[test]
     fn device_addresses_outside_dma_ranges_and_reserved_ones_are_unusable() {
         const HOST: u32 = 0x71;
         let mut model = fixture::virt();

@@ -106,19 +106,30 @@ impl Streams {
         Self { iommu_off, attached: BTreeMap::new() }
     }
 
+    /// Returns `stream` if it is to be attached.
+    ///
+    /// # Errors
+    /// [`ProbeError::ShiftedAddresses`].
+    fn attachable(
+        &self,
+        host: &HostDescription,
+        stream: Option<(Phandle, StreamId)>,
+    ) -> Result<Option<(Phandle, StreamId)>, ProbeError> {
+        match stream.filter(|_| !self.iommu_off) {
+            Some(_) if host.shifts_addresses() => Err(ProbeError::ShiftedAddresses),
+            stream => Ok(stream),
+        }
+    }
+
     fn device(&mut self, host: &Host, function: &Function) -> Result<Arc<Device>, ProbeError> {
         let (name, coherent) = (function.bdf.to_string(), host.description().coherent);
-        let stream = host.stream(function).filter(|_| !self.iommu_off);
-        let Some((phandle, stream)) = stream else {
+        let Some((phandle, stream)) = self.attachable(host.description(), host.stream(function))? else {
             return Ok(Device::direct(name, coherent, host.description().dma.clone()));
         };
         if let Some(device) = self.attached.get(&(phandle, stream)) {
             return Ok(device.clone());
         }
         let smmu = iommu::find(phandle).ok_or(ProbeError::NoIommu(phandle))?;
-        if host.description().shifts_addresses() {
-            return Err(ProbeError::ShiftedAddresses);
-        }
         let unusable = host.description().unusable_iovas();
         let device = Device::translated(name, smmu, stream, coherent, &unusable).map_err(ProbeError::Dma)?;
         self.attached.insert((phandle, stream), device.clone());
@@ -234,6 +245,9 @@ impl PciProbe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use addr::{Iova, PhysAddr};
+    use drivers::direct::BusWindow;
+    use drivers::pcie::{InterruptMap, RequesterMap};
 
     const NVME: ClassCode = ClassCode::new(1, 8, 2);
     const OTHER: ClassCode = ClassCode::new(0, 0xff, 0);
@@ -254,6 +268,35 @@ mod tests {
         assert_eq!(name((0x1234, 2), OTHER), None, "both halves of the id must match");
         assert_eq!(name((0x1b36, 0x10), NVME), Some("class"));
         assert_eq!(name((0x1b36, 0x10), ClassCode::new(1, 8, 1)), None, "another programming interface");
+    }
+
+    /// A bridge before the IOMMU that changes addresses would make it translate other ones.
+    #[test]
+    fn stream_behind_a_bridge_that_shifts_addresses_is_not_attached() {
+        let memory = AddrRange::new(PhysAddr::new(0x8000_0000), PhysAddr::new(0x9000_0000));
+        let stream = Some((Phandle(1), StreamId::new(8)));
+        for (bus, iommu_off, expected) in [
+            (0x8000_0000, false, Some(stream)),
+            (0, false, None),
+            (0, true, Some(None)),
+            (0x8000_0000, true, Some(None)),
+        ] {
+            let host = HostDescription {
+                ecam: AddrRange::EMPTY,
+                buses: 0..=0,
+                domain: 0,
+                windows: Vec::new(),
+                interrupts: InterruptMap::default(),
+                iommu: RequesterMap::default(),
+                msi: RequesterMap::default(),
+                dma: Vec::from([BusWindow { memory, bus: Iova::new(bus) }]),
+                reserved_iovas: Vec::new(),
+                coherent: true,
+            };
+            let streams = Streams::new(iommu_off);
+            assert_eq!(streams.attachable(&host, stream).ok(), expected, "{bus:#x} {iommu_off}");
+            assert_eq!(streams.attachable(&host, None).ok(), Some(None), "without a stream");
+        }
     }
 
     #[test]

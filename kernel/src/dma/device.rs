@@ -209,6 +209,13 @@ impl Device {
         self.faults.is_quarantined()
     }
 
+    /// Quarantines the device.
+    #[cfg(test)]
+    pub fn quarantine(&self) {
+        self.faults.quarantine_until(0);
+        assert_eq!(self.faults.quarantine(|| Ok::<_, DmaError>(())), Some(Ok(())));
+    }
+
     /// Ends the quarantine and resets the fault count. The driver must have stopped the faulting DMA. After
     /// an overflow of the event queue it sleeps until the minimum duration of the quarantine is over, up to a
     /// second.

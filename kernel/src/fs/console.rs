@@ -17,7 +17,6 @@ use abi::file::PollEvents;
 use abi::signal::Signal;
 use abi::terminal::*;
 use addr::UserVa;
-use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -78,7 +77,7 @@ fn signal_foreground(signal: Signal) {
 }
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || Ok(Box::new(ConsoleFile::new())))
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || super::boxed(ConsoleFile::new()))
 }
 
 /// Enables input, by `interrupt` if it is usable. Called once, after the interrupt controller and the
@@ -218,13 +217,10 @@ impl File for ConsoleFile {
             if is_stopped {
                 return if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
             }
-            // A newline becomes two bytes.
-            let expands_tabs = OutputModes::from_bits_retain(termios.output).contains(OutputModes::XTABS);
-            let room = if expands_tabs { 2 * ATOMIC_BYTES / EXPANDED_TAB } else { ATOMIC_BYTES };
             let mut buffer = [0; ATOMIC_BYTES];
-            let bytes = &mut buffer[..room.min(len - done)];
+            let bytes = &mut buffer[..atomic_bytes(&termios).min(len - done)];
             match memory.read_bytes(from + done as u64, bytes) {
-                Ok(()) => write_processed(bytes),
+                Ok(()) => console::write_bytes(&processed(bytes)),
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
@@ -250,12 +246,7 @@ impl File for ConsoleFile {
             TCSBRK if argument == 0 => return Err(Errno::EINVAL),
             TCSBRK => console::flush(),
             TCXONC => control_flow(argument)?,
-            TCFLSH => match argument {
-                TCIFLUSH | TCIOFLUSH => TERMINAL.with(|terminal| terminal.discipline.discard_input()),
-                // Output is not queued.
-                TCOFLUSH => {}
-                _ => return Err(Errno::EINVAL),
-            },
+            TCFLSH => discard(argument)?,
             TIOCGWINSZ => memory.write(at, &TERMINAL.with(|terminal| terminal.size))?,
             TIOCSWINSZ => {
                 let size = memory.read(at)?;
@@ -294,14 +285,21 @@ impl File for ConsoleFile {
     }
 }
 
-/// Writes at most [`ATOMIC_BYTES`] bytes, each of which becomes at most two, or fewer that become more.
-fn write_processed(bytes: &[u8]) {
-    let mut processed: ArrayVec<u8, { 2 * ATOMIC_BYTES }> = ArrayVec::new();
+/// Returns the number of bytes that are processed at a time, so that their result fits [`processed`].
+fn atomic_bytes(termios: &Termios) -> usize {
+    // A newline becomes two bytes.
+    let expands_tabs = OutputModes::from_bits_retain(termios.output).contains(OutputModes::XTABS);
+    if expands_tabs { 2 * ATOMIC_BYTES / EXPANDED_TAB } else { ATOMIC_BYTES }
+}
+
+/// Returns the output for at most [`atomic_bytes`] bytes.
+fn processed(bytes: &[u8]) -> ArrayVec<u8, { 2 * ATOMIC_BYTES }> {
+    let mut processed = ArrayVec::new();
     TERMINAL.with(|terminal| {
         let mut send = |byte| _ = processed.try_push(byte);
         bytes.iter().for_each(|&byte| terminal.discipline.put(byte, &mut send));
     });
-    console::write_bytes(&processed);
+    processed
 }
 
 fn termios() -> Termios {
@@ -322,25 +320,34 @@ fn set_termios(termios: Termios, when: u32) {
     });
 }
 
-/// `TCXONC`
-fn control_flow(action: u64) -> Result<(), Errno> {
-    let character = match action {
-        TCOOFF | TCOON => {
-            TERMINAL.update(|terminal| {
-                terminal.discipline.set_stopped(action == TCOOFF);
-                ((), Some(PollEvents::OUT))
-            });
-            return Ok(());
-        }
-        TCIOFF => VSTOP,
-        TCION => VSTART,
+/// `TCFLSH`
+fn discard(queue: u64) -> Result<(), Errno> {
+    match queue {
+        TCIFLUSH | TCIOFLUSH => TERMINAL.with(|terminal| terminal.discipline.discard_input()),
+        // Output is not queued.
+        TCOFLUSH => {}
         _ => return Err(Errno::EINVAL),
-    };
-    let byte = termios().characters[character];
-    if byte != 0 {
-        console::write_bytes(&[byte]);
     }
     Ok(())
+}
+
+/// `TCXONC`
+fn control_flow(action: u64) -> Result<(), Errno> {
+    match action {
+        TCOOFF | TCOON => TERMINAL.update(|terminal| {
+            terminal.discipline.set_stopped(action == TCOOFF);
+            ((), Some(PollEvents::OUT))
+        }),
+        TCIOFF | TCION => console::write_bytes(flow_character(&termios(), action).as_slice()),
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// Returns the character that stops or starts the sender of the input; `None` if it is disabled.
+fn flow_character(termios: &Termios, action: u64) -> Option<u8> {
+    let character = if action == TCIOFF { VSTOP } else { VSTART };
+    Some(termios.characters[character]).filter(|&byte| byte != 0)
 }
 
 /// The id of the foreground process, its group and its session.
@@ -349,4 +356,62 @@ fn control_flow(action: u64) -> Result<(), Errno> {
 /// `ENOTTY` if there is none.
 fn foreground_id() -> Result<i32, Errno> {
     foreground().map(|process| process.id() as i32).ok_or(Errno::ENOTTY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tests share the terminal.
+    static TURN: SpinLock<()> = SpinLock::new(());
+
+    fn available() -> usize {
+        TERMINAL.with(|terminal| terminal.discipline.available())
+    }
+
+    #[test]
+    fn input_is_discarded_by_its_operations_only() {
+        let _turn = TURN.lock();
+        let cases: [(fn(), bool); 6] = [
+            (|| set_termios(termios(), 0), false),
+            (|| set_termios(termios(), 1), false),
+            (|| set_termios(termios(), 2), true),
+            (|| discard(TCOFLUSH).unwrap(), false),
+            (|| discard(TCIFLUSH).unwrap(), true),
+            (|| discard(TCIOFLUSH).unwrap(), true),
+        ];
+        for (n, (operate, discards)) in cases.into_iter().enumerate() {
+            b"ab\n".iter().for_each(|&byte| process(byte));
+            operate();
+            assert_eq!(available(), if discards { 0 } else { 3 }, "operation {n}");
+            discard(TCIFLUSH).unwrap();
+        }
+        assert_eq!(discard(3), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn processed_output_fits_for_every_byte() {
+        let _turn = TURN.lock();
+        let before = termios();
+        for (modes, byte, len) in [
+            (OutputModes::OPOST | OutputModes::ONLCR, b'\n', 2),
+            (OutputModes::OPOST | OutputModes::XTABS, b'\t', EXPANDED_TAB),
+            (OutputModes::empty(), b'\n', 1),
+        ] {
+            let changed = Termios { output: modes.bits(), ..before };
+            set_termios(changed, 0);
+            let bytes = atomic_bytes(&changed);
+            assert_eq!(processed(&[byte].repeat(bytes)).len(), len * bytes, "{modes:?}");
+        }
+        set_termios(before, 0);
+    }
+
+    #[test]
+    fn flow_control_of_the_input_sends_its_character_unless_disabled() {
+        let mut termios = Termios::SERIAL;
+        (termios.characters[VSTOP], termios.characters[VSTART]) = (1, 2);
+        assert_eq!([TCIOFF, TCION].map(|action| flow_character(&termios, action)), [Some(1), Some(2)]);
+        (termios.characters[VSTOP], termios.characters[VSTART]) = (0, 0);
+        assert_eq!([TCIOFF, TCION].map(|action| flow_character(&termios, action)), [None, None]);
+    }
 }

@@ -17,6 +17,7 @@ use abi::file::{PollEvents, S_IFREG, SEEK_END, SEEK_SET, Stat};
 use addr::{Iova, Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
@@ -50,14 +51,7 @@ impl DmaBuf {
     /// # Errors
     /// `ENOMEM`
     pub fn add_attachment(&self, attachment: &Arc<Attachment>) -> Result<(), Errno> {
-        {
-            let mut all = self.attachments.lock();
-            all.retain(|old| old.strong_count() > 0);
-            if debug::fail_point(FailPoint::Heap) || all.try_reserve(1).is_err() {
-                return Err(Errno::ENOMEM);
-            }
-            all.push(Arc::downgrade(attachment));
-        }
+        add_live(&mut self.attachments.lock(), attachment)?;
         debug::buffer_named(self.buffer.tag(), &self.name.lock());
         Ok(())
     }
@@ -65,11 +59,19 @@ impl DmaBuf {
     /// Starts an access by `device` of the driver `driver`: its fence is pending until the returned value is
     /// signalled. An access does not wait for the fences of others, which is left to the program, as for
     /// Linux's drivers with explicit synchronisation.
-    pub fn start_access(&self, driver: &'static str, device: &str, access: BufferAccess) -> PendingFence {
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub fn start_access(
+        &self,
+        driver: &'static str,
+        device: &str,
+        access: BufferAccess,
+    ) -> Result<PendingFence, Errno> {
         let context = NEXT_CONTEXT.fetch_add(1, Ordering::Relaxed);
-        let pending = PendingFence::new(context, driver, device, sched::time::now);
-        self.fences.lock().add(pending.fence(), access);
-        pending
+        let pending = PendingFence::new(context, driver, device, sched::time::now, heap::try_arc)?;
+        self.fences.lock().add(pending.fence(), access)?;
+        Ok(pending)
     }
 
     /// Returns whether an access conflicts with one that a device has not ended.
@@ -79,28 +81,40 @@ impl DmaBuf {
 
     /// Returns the live attachments. They must not be dropped under a lock: the last reference detaches the
     /// buffer, which waits for the IOMMU.
-    fn attachments(&self) -> Vec<Arc<Attachment>> {
-        self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn attachments(&self) -> Result<Vec<Arc<Attachment>>, Errno> {
+        let (mut live, all) = (Vec::new(), self.attachments.lock());
+        live.try_reserve_exact(all.len()).map_err(|_| Errno::ENOMEM)?;
+        live.extend(all.iter().filter_map(Weak::upgrade));
+        Ok(live)
     }
 
     /// Whether an attached device is quarantined, so that its writes may be missing.
-    fn has_quarantined_device(&self) -> bool {
-        self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn has_quarantined_device(&self) -> Result<bool, Errno> {
+        Ok(self.attachments()?.iter().any(|attachment| attachment.device().is_quarantined()))
     }
 
     /// Transfers ownership of the data between the program and the devices, if an attached one does not snoop
     /// the caches.
     fn sync(&self, to: SyncFor, direction: Direction) -> Result<(), Errno> {
-        if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
+        if self.attachments()?.iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);
         }
-        if self.has_quarantined_device() { Err(Errno::EIO) } else { Ok(()) }
+        if self.has_quarantined_device()? { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// Returns the chunks from number `first` on, with their device addresses in the first live attachment of
     /// all of the chunk.
-    fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
-        let attachments = self.attachments();
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    fn chunks(&self, first: usize) -> Result<impl Iterator<Item = BufferChunk>, Errno> {
+        let attachments = self.attachments()?;
         let mut offset = 0;
         let all = self.buffer.chunks().map(move |chunk| {
             let (start, len) = (offset, chunk.bytes());
@@ -108,8 +122,21 @@ impl DmaBuf {
             let iova = attachments.iter().find_map(|attachment| attachment.address_at(start, chunk));
             BufferChunk { iova: iova.map_or(NOT_ATTACHED, Iova::raw), pa: chunk.start().raw(), len }
         });
-        all.skip(first)
+        Ok(all.skip(first))
     }
+}
+
+/// Adds `new` to `list`, and removes those that were dropped.
+///
+/// # Errors
+/// `ENOMEM`
+fn add_live<T>(list: &mut Vec<Weak<T>>, new: &Arc<T>) -> Result<(), Errno> {
+    list.retain(|old| old.strong_count() > 0);
+    if debug::fail_point(FailPoint::Heap) || list.try_reserve(1).is_err() {
+        return Err(Errno::ENOMEM);
+    }
+    list.push(Arc::downgrade(new));
+    Ok(())
 }
 
 pub struct DmaBufFile(Arc<DmaBuf>);
@@ -146,7 +173,7 @@ impl DmaBufFile {
         let memory = UserMemory::new(caller.space);
         let mut argument: BufferSyncFile = memory.read(at)?;
         let access = decode_access(argument.flags)?;
-        let fences = FenceSet::of_conflicts(&self.0.fences.lock(), access, sched::time::now());
+        let fences = FenceSet::of_conflicts(&self.0.fences.lock(), access, sched::time::now())?;
         SyncFile::new(fences).open(caller, |fd| {
             argument.fd = fd as i32;
             memory.write(at, &argument)
@@ -158,19 +185,19 @@ impl DmaBufFile {
         let access = decode_access(argument.flags)?;
         sync_file::with_fences(caller, argument.fd, |imported| {
             let mut fences = self.0.fences.lock();
-            imported.fences().iter().for_each(|fence| fences.add(fence, access));
-        })
+            imported.fences().iter().try_for_each(|fence| fences.add(fence, access))
+        })?
     }
 
     fn copy_chunks(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
         let mut query: ChunkQuery = memory.read(at)?;
         let (total, first) = (self.0.buffer.chunk_count() as u64, query.first);
         let left = total.saturating_sub(first).min(query.capacity);
-        let mut chunks = self.0.chunks(first as usize).take(left as usize);
+        let mut chunks = self.0.chunks(first as usize)?.take(left as usize);
         let mut to = UserVa::new(query.chunks);
         query.written = 0;
         while query.written < left {
-            let batch: Vec<BufferChunk> = chunks.by_ref().take(BATCH).collect();
+            let batch: ArrayVec<BufferChunk, BATCH> = chunks.by_ref().take(BATCH).collect();
             let bytes = zerocopy::IntoBytes::as_bytes(batch.as_slice());
             memory.write_bytes(to, bytes)?;
             to = to + bytes.len() as u64;
@@ -255,7 +282,8 @@ impl File for DmaBufFile {
         let mut ready = PollEvents::empty();
         ready.set(PollEvents::IN, !self.0.is_busy(BufferAccess::Read));
         ready.set(PollEvents::OUT, !self.0.is_busy(BufferAccess::Write));
-        ready.set(PollEvents::ERR, self.0.has_quarantined_device());
+        // Without memory for the answer, too: the data may be missing.
+        ready.set(PollEvents::ERR, self.0.has_quarantined_device() != Ok(false));
         ready
     }
 
@@ -322,6 +350,17 @@ mod tests {
     use super::*;
     use addr::{MemoryType, PhysAddr};
     use pagetable::Access;
+
+    #[test]
+    fn dropped_attachments_do_not_accumulate() {
+        let (mut list, kept) = (Vec::new(), Arc::new(0));
+        add_live(&mut list, &kept).unwrap();
+        for n in 1..100 {
+            add_live(&mut list, &Arc::new(n)).unwrap();
+        }
+        assert_eq!(list.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), [kept]);
+        assert_eq!(list.len(), 2, "the first and the last");
+    }
 
     #[test]
     fn leaves_are_counted_by_size() {

@@ -9,7 +9,6 @@ use abi::dma::{DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS, HeapAllocation};
 use abi::file::OpenFlags;
 use abi::{Errno, Ioctl};
 use addr::{PAGE_SIZE, UserVa};
-use alloc::boxed::Box;
 use dma_api::Attrs;
 
 /// The major number of the DMA heaps.
@@ -51,7 +50,7 @@ impl DmaHeap {
 pub(super) fn register() -> Result<(), RegisterError> {
     DmaHeap::ALL.into_iter().try_for_each(|heap| {
         let number = DeviceNumber { major: MAJOR, minor: heap as u32 };
-        char_device::register(&[heap.path()], number, move || Ok(Box::new(HeapFile(heap))))
+        char_device::register(&[heap.path()], number, move || super::boxed(HeapFile(heap)))
     })
 }
 

@@ -5,16 +5,15 @@ use super::char_device::{self, DeviceNumber, RegisterError};
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use addr::UserVa;
-use alloc::boxed::Box;
 
 /// The major number, which `/dev/random` and `/dev/urandom` have too.
 pub const MAJOR: u32 = 1;
 
 pub(super) fn register() -> Result<(), RegisterError> {
     let number = |minor| DeviceNumber { major: MAJOR, minor };
-    char_device::register(&["/dev/null"], number(3), || Ok(Box::new(Null)))?;
-    char_device::register(&["/dev/zero"], number(5), || Ok(Box::new(Zero)))?;
-    char_device::register(&["/dev/full"], number(7), || Ok(Box::new(Full)))
+    char_device::register(&["/dev/null"], number(3), || super::boxed(Null))?;
+    char_device::register(&["/dev/zero"], number(5), || super::boxed(Zero))?;
+    char_device::register(&["/dev/full"], number(7), || super::boxed(Full))
 }
 
 /// An empty file that discards writes.

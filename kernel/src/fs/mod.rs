@@ -379,9 +379,11 @@ pub fn open_at(start: NodeId, path: &[u8], flags: OpenFlags, mode: u32) -> Resul
     Ok(OpenFile::of(file, Some(node), flags))
 }
 
+/// Allocates an open file.
+///
 /// # Errors
 /// `ENOMEM`
-fn boxed(file: impl File) -> Result<Box<dyn File>, Errno> {
+pub fn boxed(file: impl File) -> Result<Box<dyn File>, Errno> {
     let file: Box<dyn File> = kernel_heap::try_box(file).ok_or(Errno::ENOMEM)?;
     Ok(file)
 }

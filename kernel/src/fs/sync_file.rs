@@ -42,7 +42,7 @@ impl SyncFile {
         }
         let other = caller.files.lock().get(merge.fd2).map(|open| open.file.clone());
         let other = other.map_err(|_| Errno::ENOENT)?;
-        let fences = self.fences.merged(other.file().fences().ok_or(Errno::ENOENT)?);
+        let fences = self.fences.merged(other.file().fences().ok_or(Errno::ENOENT)?)?;
         // Before the name is returned to the program, too.
         merge.name[SYNC_NAME_LEN - 1] = 0;
         Self { fences, name: terminated(&merge.name) }.open(caller, |fd| {

@@ -222,10 +222,15 @@ fn read_file(path: &[u8]) -> Result<FileContent, LaunchError> {
     let end = resolve(&*tree, &Tree::ROOT, path, true).map_err(LaunchError::Path)?;
     let node = tree.node(end.node.ok_or(LaunchError::Path(Errno::ENOENT))?);
     match &node.kind {
-        NodeKind::File(_) if node.mode & 0o111 == 0 => Err(LaunchError::NotExecutable),
+        NodeKind::File(_) if !is_executable(node.mode) => Err(LaunchError::NotExecutable),
         NodeKind::File(FileBody::Archive(data)) => Ok(*data),
         _ => Err(LaunchError::NotAFile),
     }
+}
+
+/// Whether root may execute a file with this mode.
+fn is_executable(mode: u32) -> bool {
+    mode & 0o111 != 0
 }
 
 /// Maps the segments of `executable`. A position-independent one is loaded at `bias`, or at the highest free
@@ -334,4 +339,20 @@ fn start_process(program: LoadedProgram, files: &[Arc<OpenFile>]) -> Result<Arc<
     let thread = new_thread(task, program.frame)?;
     run_first_thread(&process, thread, tree::add_root(&process))?;
     Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in Linux for root: the permission of any class is sufficient.
+    #[test]
+    fn file_is_executable_with_the_permission_of_any_class() {
+        for mode in [0o100, 0o010, 0o001, 0o755] {
+            assert!(is_executable(0o10_0000 | mode), "{mode:o}");
+        }
+        for mode in [0, 0o666, 0o7666] {
+            assert!(!is_executable(0o10_0000 | mode), "{mode:o}");
+        }
+    }
 }

@@ -14,25 +14,12 @@ struct Generator {
 
 /// Mixes a secret seed (`/chosen/rng-seed`) into the key.
 pub fn seed(bytes: &[u8]) {
-    let mut generator = GENERATOR.lock();
-    for chunk in bytes.chunks(32) {
-        for (word, part) in generator.key.iter_mut().zip(chunk.chunks(4)) {
-            *word ^= part.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
-        }
-        generator.rekey();
-    }
+    GENERATOR.lock().seed(bytes);
 }
 
 /// Fills `out` with random bytes.
 pub fn fill(out: &mut [u8]) {
-    let mut generator = GENERATOR.lock();
-    generator.reseed();
-    for part in out.chunks_mut(64) {
-        let block = generator.next_block();
-        part.copy_from_slice(&block[..part.len()]);
-    }
-    // Forward secrecy: earlier output cannot be computed from a later state.
-    generator.rekey();
+    GENERATOR.lock().fill(out);
 }
 
 /// Returns random bytes.
@@ -43,6 +30,25 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 }
 
 impl Generator {
+    fn seed(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(32) {
+            for (word, part) in self.key.iter_mut().zip(chunk.chunks(4)) {
+                *word ^= part.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+            }
+            self.rekey();
+        }
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        self.reseed();
+        for part in out.chunks_mut(64) {
+            let block = self.next_block();
+            part.copy_from_slice(&block[..part.len()]);
+        }
+        // Forward secrecy: earlier output cannot be computed from a later state.
+        self.rekey();
+    }
+
     fn reseed(&mut self) {
         let sources = [arch::timer::now(), arch::cpu::random().unwrap_or(0)];
         for (pair, source) in self.key.chunks_mut(2).zip(sources) {
@@ -102,6 +108,7 @@ fn quarter(state: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn block_function_matches_rfc_8439() {
@@ -121,6 +128,48 @@ mod tests {
     fn successive_outputs_differ() {
         assert_ne!(bytes::<16>(), bytes::<16>());
         assert_ne!(bytes::<100>()[64..], [0; 36]);
+    }
+
+    fn output(generator: &mut Generator) -> [u8; 32] {
+        let mut out = [0; 32];
+        generator.fill(&mut out);
+        out
+    }
+
+    #[test]
+    fn earlier_output_is_not_computed_from_a_later_state() {
+        let mut generator = Generator { key: [7; 8], blocks: 0 };
+        let out = output(&mut generator);
+        for counter in 0..=generator.blocks {
+            assert_ne!(block(&generator.key, counter)[..32], out, "block {counter} under the new key");
+        }
+        let derived: Vec<u8> = generator.key.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_ne!(derived, out, "the key itself");
+    }
+
+    #[test]
+    fn equal_states_give_different_output_at_different_times() {
+        let new = || Generator { key: [7; 8], blocks: 0 };
+        let first = output(&mut new());
+        arch::fake::advance(1);
+        assert_ne!(output(&mut new()), first);
+    }
+
+    /// Without a new key after each part, equal parts would cancel each other.
+    #[test]
+    fn all_parts_of_a_seed_and_their_order_count() {
+        let seeded = |parts: &[u8]| {
+            let mut generator = Generator { key: [7; 8], blocks: 0 };
+            parts.iter().for_each(|&part| generator.seed(&[part; 32]));
+            generator.key
+        };
+        let keys = [seeded(&[]), seeded(&[1]), seeded(&[1, 1]), seeded(&[1, 2]), seeded(&[2, 1])];
+        for (n, key) in keys.iter().enumerate() {
+            assert!(!keys[..n].contains(key), "seed {n}");
+        }
+        let mut whole = Generator { key: [7; 8], blocks: 0 };
+        whole.seed(&[[1; 32], [2; 32]].concat());
+        assert_eq!(whole.key, keys[3], "in parts of 32 bytes");
     }
 
     #[test]

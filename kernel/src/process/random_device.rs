@@ -1,14 +1,13 @@
 //! `/dev/random` and `/dev/urandom`.
 
 use super::random;
-use crate::fs::File;
 use crate::fs::char_device::{self, DeviceNumber, RegisterError};
 use crate::fs::memory_devices::MAJOR;
+use crate::fs::{self, File};
 use crate::sched;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use addr::UserVa;
-use alloc::boxed::Box;
 
 /// Registers the devices.
 ///
@@ -16,8 +15,8 @@ use alloc::boxed::Box;
 /// [`RegisterError`]
 pub fn register() -> Result<(), RegisterError> {
     let number = |minor| DeviceNumber { major: MAJOR, minor };
-    char_device::register(&["/dev/random"], number(8), || Ok(Box::new(RandomDevice)))?;
-    char_device::register(&["/dev/urandom"], number(9), || Ok(Box::new(RandomDevice)))
+    char_device::register(&["/dev/random"], number(8), || fs::boxed(RandomDevice))?;
+    char_device::register(&["/dev/urandom"], number(9), || fs::boxed(RandomDevice))
 }
 
 /// An infinite file of random bytes. Writes are mixed into the key of the generator.

@@ -237,7 +237,9 @@ fn call_handler(
     let top = if switches { stack.base.checked_add(stack.size).ok_or(Errno::EFAULT)? } else { sp };
     // A frame record above the frame, for backtraces.
     let record = top.checked_sub(16).ok_or(Errno::EFAULT)? & !15;
-    let at = record.checked_sub(SIGNAL_FRAME_BYTES).ok_or(Errno::EFAULT)? & !15;
+    // Aligned too.
+    const { assert!(SIGNAL_FRAME_BYTES.is_multiple_of(16)) };
+    let at = record.checked_sub(SIGNAL_FRAME_BYTES).ok_or(Errno::EFAULT)?;
     if (switches || stack.contains(sp)) && !stack.contains(at) {
         return Err(Errno::EFAULT);
     }

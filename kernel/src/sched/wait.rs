@@ -2,9 +2,13 @@
 
 use super::run_queue::Nanoseconds;
 use super::thread::Thread;
+use crate::debug::{self, FailPoint};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+/// The interval at which a thread evaluates its condition if there is no memory to queue it.
+const POLL_INTERVAL_NS: Nanoseconds = 10_000_000;
 
 /// Why a wait failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,10 +70,10 @@ impl WaitQueue {
         loop {
             // Queued before the condition is evaluated, against a lost wakeup: one in between makes `park`
             // return immediately.
-            self.0.lock().push(thread.clone());
+            let is_queued = self.push(&thread);
             let found = condition();
             if found.is_none() && !must_end(&thread) {
-                super::park(deadline);
+                super::park(end_of_sleep(is_queued, deadline, super::time::now()));
             }
             self.remove(&thread);
             if let Some(found) = found.or_else(&mut condition) {
@@ -98,6 +102,16 @@ impl WaitQueue {
         }
     }
 
+    /// Returns whether there is memory for another waiting thread.
+    fn push(&self, thread: &Arc<Thread>) -> bool {
+        let mut list = self.0.lock();
+        let has_room = !debug::fail_point(FailPoint::Heap) && list.try_reserve(1).is_ok();
+        if has_room {
+            list.push(thread.clone());
+        }
+        has_room
+    }
+
     fn remove(&self, thread: &Arc<Thread>) {
         let mut list = self.0.lock();
         if let Some(at) = list.iter().position(|other| Arc::ptr_eq(other, thread)) {
@@ -106,8 +120,33 @@ impl WaitQueue {
     }
 }
 
+/// Returns the end of a thread's sleep. No waker finds one that is not queued: it polls its condition.
+fn end_of_sleep(is_queued: bool, deadline: Option<Nanoseconds>, now: Nanoseconds) -> Option<Nanoseconds> {
+    let next_poll = now.saturating_add(POLL_INTERVAL_NS);
+    if is_queued { deadline } else { Some(deadline.map_or(next_poll, |deadline| deadline.min(next_poll))) }
+}
+
 impl Default for WaitQueue {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_that_no_waker_finds_polls_its_condition() {
+        let poll = POLL_INTERVAL_NS;
+        for (is_queued, deadline, end) in [
+            (true, None, None),
+            (true, Some(9 * poll), Some(9 * poll)),
+            (false, None, Some(2 * poll)),
+            (false, Some(9 * poll), Some(2 * poll)),
+            (false, Some(poll + 1), Some(poll + 1)),
+        ] {
+            assert_eq!(end_of_sleep(is_queued, deadline, poll), end, "{is_queued} {deadline:?}");
+        }
     }
 }

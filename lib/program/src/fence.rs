@@ -71,11 +71,24 @@ pub struct PendingFence {
 }
 
 impl PendingFence {
-    /// A new fence. `context` is unique; `clock` is the monotonic clock.
-    pub fn new(context: u64, driver: &'static str, timeline: &str, clock: fn() -> u64) -> Self {
+    /// A new fence in the memory that `allocate` returns. `context` is unique; `clock` is the monotonic
+    /// clock.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(
+        context: u64,
+        driver: &'static str,
+        timeline: &str,
+        clock: fn() -> u64,
+        allocate: impl FnOnce(Fence) -> Option<Arc<Fence>>,
+    ) -> Result<Self, Errno> {
+        let mut name = String::new();
+        name.try_reserve_exact(timeline.len()).map_err(|_| Errno::ENOMEM)?;
+        name.push_str(timeline);
         let (error, signalled_at) = (AtomicI32::new(Errno::EIO.number()), AtomicU64::new(0));
-        let fence = Fence { context, driver, timeline: timeline.into(), error, signalled_at };
-        Self { fence: Arc::new(fence), clock }
+        let fence = Fence { context, driver, timeline: name, error, signalled_at };
+        Ok(Self { fence: allocate(fence).ok_or(Errno::ENOMEM)?, clock })
     }
 
     /// The fence.
@@ -116,15 +129,20 @@ impl BufferFences {
     }
 
     /// Adds the fence of an access. Fences that are signalled are removed.
-    pub fn add(&mut self, fence: &Arc<Fence>, access: BufferAccess) {
+    ///
+    /// # Errors
+    /// `ENOMEM`: it is not added.
+    pub fn add(&mut self, fence: &Arc<Fence>, access: BufferAccess) -> Result<(), Errno> {
         let covered = |other: &Arc<Fence>, by: BufferAccess| {
             Arc::ptr_eq(other, fence) && (by == BufferAccess::Write || access == BufferAccess::Read)
         };
         self.0.retain(|(other, _)| other.is_pending());
         if !self.0.iter().any(|(other, by)| covered(other, *by)) {
+            self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             self.0.retain(|(other, _)| !Arc::ptr_eq(other, fence));
             self.0.push((fence.clone(), access));
         }
+        Ok(())
     }
 
     /// Returns the pending fences with which `access` conflicts.
@@ -144,13 +162,23 @@ pub struct FenceSet {
 
 impl FenceSet {
     /// The fences that `access` has to wait for. Without any the set is signalled, at time `now`.
-    pub fn of_conflicts(buffer: &BufferFences, access: BufferAccess, now: u64) -> Self {
-        Self { fences: buffer.conflicts(access).cloned().collect(), empty_at: now }
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn of_conflicts(buffer: &BufferFences, access: BufferAccess, now: u64) -> Result<Self, Errno> {
+        let mut fences = Vec::new();
+        fences.try_reserve_exact(buffer.0.len()).map_err(|_| Errno::ENOMEM)?;
+        fences.extend(buffer.conflicts(access).cloned());
+        Ok(Self { fences, empty_at: now })
     }
 
     /// The pending fences of two sets. Without any the set is signalled, at the time of the last signal.
-    pub fn merged(&self, other: &Self) -> Self {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn merged(&self, other: &Self) -> Result<Self, Errno> {
         let mut fences: Vec<Arc<Fence>> = Vec::new();
+        fences.try_reserve_exact(self.fences.len() + other.fences.len()).map_err(|_| Errno::ENOMEM)?;
         let mut empty_at = self.empty_at.max(other.empty_at);
         for fence in self.fences.iter().chain(&other.fences) {
             match fence.signal() {
@@ -159,7 +187,7 @@ impl FenceSet {
                 None => fences.push(fence.clone()),
             }
         }
-        Self { fences, empty_at }
+        Ok(Self { fences, empty_at })
     }
 
     /// The fences; none if the set was created signalled.
@@ -197,8 +225,12 @@ mod tests {
     use super::BufferAccess::{Read, Write};
     use super::*;
 
+    fn allocate(fence: Fence) -> Option<Arc<Fence>> {
+        Some(Arc::new(fence))
+    }
+
     fn pending(context: u64) -> PendingFence {
-        PendingFence::new(context, "edu", "00:01.0 ", || 7)
+        PendingFence::new(context, "edu", "00:01.0 ", || 7, allocate).unwrap()
     }
 
     fn contexts<'a>(fences: impl IntoIterator<Item = &'a Arc<Fence>>) -> Vec<u64> {
@@ -216,10 +248,16 @@ mod tests {
         assert_eq!(fences.map(|fence| fence.signal().map(|signal| signal.error)), [0, 19, 5].map(Some));
     }
 
+    #[test]
+    fn fence_without_memory_is_an_error() {
+        let refused = PendingFence::new(1, "edu", "", || 1, |_| None);
+        assert_eq!(refused.map(drop), Err(Errno::ENOMEM));
+    }
+
     /// At time 0 of the clock, too.
     #[test]
     fn signal_has_a_time() {
-        let early = PendingFence::new(1, "edu", "", || 0);
+        let early = PendingFence::new(1, "edu", "", || 0, allocate).unwrap();
         let fence = early.fence().clone();
         early.signal(Ok(()));
         assert_eq!(fence.signal(), Some(FenceSignal { at: 1, error: 0 }));
@@ -229,8 +267,8 @@ mod tests {
     fn reads_wait_for_writes_and_writes_for_all() {
         let mut buffer = BufferFences::new();
         let (reader, writer) = (pending(1), pending(2));
-        buffer.add(reader.fence(), Read);
-        buffer.add(writer.fence(), Write);
+        buffer.add(reader.fence(), Read).unwrap();
+        buffer.add(writer.fence(), Write).unwrap();
         assert_eq!(contexts(buffer.conflicts(Read)), [2]);
         assert_eq!(contexts(buffer.conflicts(Write)), [1, 2]);
         writer.signal(Ok(()));
@@ -242,7 +280,7 @@ mod tests {
     fn fence_is_kept_once_with_its_stronger_access() {
         for (accesses, kept) in [([Read, Write], Write), ([Write, Read], Write), ([Read, Read], Read)] {
             let (mut buffer, fence) = (BufferFences::new(), pending(1));
-            accesses.iter().for_each(|&access| buffer.add(fence.fence(), access));
+            accesses.iter().for_each(|&access| buffer.add(fence.fence(), access).unwrap());
             assert_eq!(buffer.0.iter().map(|(_, access)| *access).collect::<Vec<_>>(), [kept]);
         }
     }
@@ -252,7 +290,7 @@ mod tests {
         let mut buffer = BufferFences::new();
         for context in 0..100 {
             let access = pending(context);
-            buffer.add(access.fence(), Write);
+            buffer.add(access.fence(), Write).unwrap();
             access.signal(Ok(()));
         }
         assert_eq!(buffer.0.len(), 1);
@@ -262,10 +300,10 @@ mod tests {
     fn set_is_signalled_with_its_last_fence() {
         let mut buffer = BufferFences::new();
         let (first, second) = (pending(1), pending(2));
-        buffer.add(first.fence(), Write);
-        buffer.add(second.fence(), Write);
-        let set = FenceSet::of_conflicts(&buffer, Read, 3);
-        let later = FenceSet::of_conflicts(&BufferFences::new(), Read, 3);
+        buffer.add(first.fence(), Write).unwrap();
+        buffer.add(second.fence(), Write).unwrap();
+        let set = FenceSet::of_conflicts(&buffer, Read, 3).unwrap();
+        let later = FenceSet::of_conflicts(&BufferFences::new(), Read, 3).unwrap();
         first.signal(Err(Errno::EIO));
         assert_eq!(set.signal(), None);
         second.signal(Ok(()));
@@ -277,29 +315,29 @@ mod tests {
     fn merged_set_has_each_pending_fence_once() {
         let mut buffer = BufferFences::new();
         let accesses = [pending(1), pending(2), pending(3)];
-        buffer.add(accesses[0].fence(), Write);
-        buffer.add(accesses[1].fence(), Read);
-        let first = FenceSet::of_conflicts(&buffer, Write, 1);
-        buffer.add(accesses[2].fence(), Write);
-        let second = FenceSet::of_conflicts(&buffer, Read, 2);
-        assert_eq!(contexts(first.merged(&second).fences()), [1, 2, 3]);
+        buffer.add(accesses[0].fence(), Write).unwrap();
+        buffer.add(accesses[1].fence(), Read).unwrap();
+        let first = FenceSet::of_conflicts(&buffer, Write, 1).unwrap();
+        buffer.add(accesses[2].fence(), Write).unwrap();
+        let second = FenceSet::of_conflicts(&buffer, Read, 2).unwrap();
+        assert_eq!(contexts(first.merged(&second).unwrap().fences()), [1, 2, 3]);
         let [running, done, other] = accesses;
         done.signal(Ok(()));
-        assert_eq!(contexts(first.merged(&second).fences()), [1, 3]);
+        assert_eq!(contexts(first.merged(&second).unwrap().fences()), [1, 3]);
         drop((other, running));
-        let none = first.merged(&second);
+        let none = first.merged(&second).unwrap();
         assert_eq!((contexts(none.fences()), none.signal()), (vec![], Some(FenceSignal { at: 7, error: 0 })));
     }
 
     #[test]
     fn names_are_those_of_linux() {
         let mut buffer = BufferFences::new();
-        let name = |buffer: &BufferFences| FenceSet::of_conflicts(buffer, Write, 1).to_string();
+        let name = |buffer: &BufferFences| FenceSet::of_conflicts(buffer, Write, 1).unwrap().to_string();
         assert_eq!(name(&buffer), "stub-stub0-0");
         let (first, second) = (pending(4), pending(5));
-        buffer.add(first.fence(), Read);
+        buffer.add(first.fence(), Read).unwrap();
         assert_eq!(name(&buffer), "edu-00:01.0 4-1");
-        buffer.add(second.fence(), Read);
+        buffer.add(second.fence(), Read).unwrap();
         assert_eq!(name(&buffer), "dma_fence_array-unbound0-1");
     }
 }

@@ -671,6 +671,99 @@ mod tests {
     }
 
     #[test]
+    fn any_character_resumes_output_with_ixany() {
+        for (modes, stopped) in [(InputModes::IXON | InputModes::IXANY, false), (InputModes::IXON, true)] {
+            let mut terminal = terminal(|termios| termios.input = modes.bits());
+            type_bytes(&mut terminal, &[0x13, b'a']);
+            assert_eq!(terminal.is_stopped(), stopped, "{modes:?}");
+        }
+    }
+
+    #[test]
+    fn characters_that_end_a_line_are_part_of_it() {
+        for (extended, index, line) in [
+            (true, VEOL, Some("a;")),
+            (false, VEOL, Some("a;")),
+            (true, VEOL2, Some("a;")),
+            (false, VEOL2, None),
+        ] {
+            let mut terminal = terminal(|termios| {
+                termios.characters[index] = b';';
+                if !extended {
+                    termios.local &= !LocalModes::IEXTEN.bits();
+                }
+            });
+            assert_eq!(echo(&mut terminal, b"a;"), "a;");
+            assert_eq!(read(&mut terminal, 9).as_deref(), line, "{extended} {index}");
+        }
+    }
+
+    #[test]
+    fn editing_characters_of_iexten_are_input_without_it() {
+        let mut terminal = terminal(|termios| termios.local &= !LocalModes::IEXTEN.bits());
+        type_bytes(&mut terminal, b"a b\x17\x16\x12\n");
+        assert_eq!(read(&mut terminal, 9).as_deref(), Some("a b\x17\x16\x12\n"));
+    }
+
+    #[test]
+    fn quoting_is_echoed_as_a_control_character_only() {
+        let mut plain = terminal(|termios| termios.local &= !LocalModes::ECHOCTL.bits());
+        assert_eq!(echo(&mut plain, b"\x16\x03\n"), "\x03\r\n");
+        // A change of the modes ends it.
+        type_bytes(&mut plain, b"\x16");
+        plain.set_termios(plain.termios());
+        assert_eq!(type_bytes(&mut plain, b"\x03").1, [Signal::SIGINT]);
+    }
+
+    #[test]
+    fn reprinted_line_is_erased_from_its_new_column() {
+        let mut terminal = LineDiscipline::new();
+        // The tab ends at column 8 of the new line; the prompt was at column 4.
+        b"1234".iter().for_each(|&byte| terminal.put(byte, &mut |_| ()));
+        type_bytes(&mut terminal, b"\t\x12");
+        assert_eq!(echo(&mut terminal, b"\x7f"), "\x08".repeat(8));
+    }
+
+    #[test]
+    fn words_contain_letters_beyond_ascii() {
+        let mut terminal = LineDiscipline::new();
+        type_bytes(&mut terminal, "a \u{e4}\u{f6}\x17\n".as_bytes());
+        assert_eq!(read(&mut terminal, 9).as_deref(), Some("a \n"));
+    }
+
+    #[test]
+    fn tabs_expand_from_the_column_that_the_output_modes_leave() {
+        let put = |output: OutputModes, bytes: &[u8]| {
+            let modes = output | OutputModes::OPOST | OutputModes::XTABS;
+            let mut terminal = terminal(|termios| termios.output = modes.bits());
+            let mut sent = Vec::new();
+            bytes.iter().for_each(|&byte| terminal.put(byte, &mut |byte| sent.push(byte)));
+            sent.iter().filter(|&&byte| byte == b' ').count()
+        };
+        for (modes, bytes, spaces) in [
+            (OutputModes::ONLRET, &b"abc\n\t"[..], 8),
+            (OutputModes::empty(), b"abc\n\t", 5),
+            (OutputModes::OCRNL | OutputModes::ONLRET, b"abc\r\t", 8),
+            (OutputModes::OCRNL, b"abc\r\t", 5),
+            (OutputModes::empty(), b"abc\r\t", 8),
+            (OutputModes::empty(), b"a\x01\x02\t", 7),
+        ] {
+            assert_eq!(put(modes, bytes), spaces, "{modes:?} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn poll_needs_the_minimum_only_without_a_timer() {
+        for (minimum, time, wanted) in [(0, 0, 1), (3, 0, 3), (3, 5, 1), (0, 5, 1)] {
+            let mut terminal = raw(minimum, time);
+            for typed in 0..4 {
+                assert_eq!(terminal.is_readable(), typed >= wanted, "{minimum} {time} {typed}");
+                type_bytes(&mut terminal, b"a");
+            }
+        }
+    }
+
+    #[test]
     fn raw_read_waits_for_the_minimum() {
         let mut terminal = raw(3, 0);
         for (typed, readable) in [(b'a', false), (b'\n', false), (4, true)] {

@@ -149,6 +149,16 @@ impl<B: MappedObject> VmaMap<B> {
         self.vmas.len() + more <= self.limit
     }
 
+    /// Whether `more` VMAs can be added after the mappings in `range` are removed.
+    pub fn has_room_without(&self, range: AddrRange<UserVa>, more: usize) -> bool {
+        let rest = |vma: &Vma<B>| {
+            let (below, above) = vma.range.without(&range);
+            usize::from(!below.is_empty()) + usize::from(!above.is_empty())
+        };
+        let removed = self.in_range(range).fold((0, 0), |(all, left), vma| (all + 1, left + rest(vma)));
+        self.vmas.len() - removed.0 + removed.1 + more <= self.limit
+    }
+
     /// The VMA that contains `address`.
     pub fn find(&self, address: UserVa) -> Option<&Vma<B>> {
         self.vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
@@ -170,9 +180,14 @@ impl<B: MappedObject> VmaMap<B> {
 
     /// The VMAs inside `range`, clipped to it, ascending.
     pub fn parts(&self, range: AddrRange<UserVa>) -> impl Iterator<Item = Vma<B>> + use<'_, B> {
+        self.in_range(range).filter_map(move |vma| vma.part(&range))
+    }
+
+    /// The VMAs that intersect `range`, which is not empty, ascending.
+    fn in_range(&self, range: AddrRange<UserVa>) -> impl Iterator<Item = &Vma<B>> {
         let first = self.find(range.start()).map_or(range.start(), |vma| vma.range.start());
         let last = range.end().max(first);
-        self.vmas.range(first..last).filter_map(move |(_, vma)| vma.part(&range))
+        self.vmas.range(first..last).map(|(_, vma)| vma)
     }
 
     /// The first unmapped address of `range`.
@@ -467,6 +482,20 @@ mod tests {
         }
         let overlapping = vmas.insert(vma(13, 4, Prot::READ, 1, 0));
         assert_eq!(overlapping, Err(VmaError::Overlap(UserVa::new(13 * PAGE_SIZE))));
+    }
+
+    #[test]
+    fn room_counts_the_rests_of_the_mappings_in_a_range() {
+        let mut vmas = VmaMap::new(pages(1, PAGES - 1), 4);
+        for (start, len) in [(2, 3), (8, 2), (12, 1)] {
+            vmas.insert(vma(start, len, Prot::READ, 0, 0)).unwrap();
+        }
+        for ((start, len), room) in
+            [((3, 1), 0), ((2, 2), 1), ((2, 3), 2), ((4, 6), 2), ((1, 20), 4), ((6, 1), 1), ((12, 1), 2)]
+        {
+            let has_room = |more| vmas.has_room_without(pages(start, len), more);
+            assert_eq!([has_room(room), has_room(room + 1)], [true, false], "{start} {len}");
+        }
     }
 
     #[test]

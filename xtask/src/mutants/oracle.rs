@@ -42,6 +42,8 @@ pub enum Oracle {
     UnitTest(&'static str, &'static str),
     /// Memory objects against a model of their bytes.
     SharedMemory,
+    /// A test of processes on host memory, by its name.
+    ProcessTest(&'static str),
     /// The allocator of frames against its model.
     Zones,
     /// The unit tests of the DMA engines' device nodes.
@@ -97,7 +99,7 @@ impl Oracle {
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
-            Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
+            Self::SmmuTest(name) | Self::UnitTest(_, name) | Self::ProcessTest(name) => name,
             Self::SharedMemory => "shared-memory",
             Self::Zones => "zones",
             Self::DmaEngine => "dma-engine",
@@ -132,6 +134,7 @@ impl Oracle {
             Self::Quarantine => vec!["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => vec!["--package=drivers", "--test=smmu", "--features=loom"],
             Self::SharedMemory => vec!["--package=kernel", "--test=shared_memory"],
+            Self::ProcessTest(_) => vec!["--package=kernel", "--test=programs"],
             Self::Zones => vec!["--package=memory", "--test=zones"],
             Self::DmaEngine | Self::Board => vec!["--package=kernel", "--lib"],
             Self::HostBridges => vec!["--package=drivers", "--lib"],
@@ -148,7 +151,7 @@ impl Oracle {
             Self::Ranges => "range::",
             Self::Translations | Self::Slots | Self::SharedMemory | Self::Zones | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
-            Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
+            Self::SmmuTest(name) | Self::UnitTest(_, name) | Self::ProcessTest(name) => name,
             Self::DmaEngine => "devices::dma_engine::",
             Self::HostBridges => "pcie::description::",
             Self::Board => "board::pci::",

@@ -79,13 +79,11 @@ impl DmaEngineFile {
     /// Returns the addresses by which the program refers to the buffer.
     fn range_of(&self, attachment: &Attachment) -> AddrRange<Iova> {
         let len = attachment.range().len();
-        let start = if attachment.is_contiguous() {
-            attachment.range().start()
+        if attachment.is_contiguous() {
+            attachment.range()
         } else {
-            // With a gap of a page, so that an overrun of one buffer is not in the next.
-            Iova::new(self.next_synthetic.fetch_add(len + PAGE_SIZE, Ordering::Relaxed))
-        };
-        AddrRange::new(start, start + len)
+            synthetic_range(&self.next_synthetic, len)
+        }
     }
 
     /// Detaches the buffer at `address`, after the copy that uses it.
@@ -122,7 +120,7 @@ impl DmaEngineFile {
         let (driver, device) = (self.engine.driver(), self.engine.device().name());
         let start_access = |dma_buf: &DmaBuf| dma_buf.start_access(driver, device, access);
         let job = TransferJob::of_import(range, direction, copy.buffer_offset, start_access);
-        let (accessed, result) = self.run(caller, job.ok_or(Errno::EINVAL)?);
+        let (accessed, result) = self.run(caller.process_id, job?);
         // Otherwise the device may still access the buffer, and the fence stays pending.
         if let Some(AccessedImport { fence, import }) = accessed {
             fence.signal(result);
@@ -132,16 +130,12 @@ impl DmaEngineFile {
         result
     }
 
-    /// Runs a job, and returns its memory unless the device may still access it.
-    fn run<M: Send + 'static>(
-        &self,
-        caller: &Caller<'_>,
-        job: TransferJob<M>,
-    ) -> (Option<M>, Result<(), Errno>) {
+    /// Runs a job for process `user`, and returns its memory unless the device may still access it.
+    fn run<M: Send + 'static>(&self, user: u32, job: TransferJob<M>) -> (Option<M>, Result<(), Errno>) {
         if self.engine.device().is_quarantined() {
             return (Some(job.memory), Err(Errno::EIO));
         }
-        let (memory, result) = self.engine.transfer_for(caller.process_id, job);
+        let (memory, result) = self.engine.transfer_for(user, job);
         let result = match result {
             Ok(done) if done.is_complete() => Ok(()),
             Ok(_) => Err(Errno::EIO),
@@ -179,13 +173,21 @@ impl DmaEngineFile {
         let pages = heap::try_box(pages).ok_or(Errno::ENOMEM)?;
         let mapping =
             stream::map(self.engine.device(), pages, direction).map_err(|refused| errno(refused.error))?;
-        let (mapping, result) = self.run(caller, TransferJob::of_stream(mapping, copy.buffer_offset));
+        let (mapping, result) =
+            self.run(caller.process_id, TransferJob::of_stream(mapping, copy.buffer_offset));
         if let Some(mapping) = mapping {
             // The pages are unpinned once the device no longer reaches them.
             mapping.unmap().map_err(errno)?;
         }
         result
     }
+}
+
+/// Returns addresses for a scattered buffer of `len` bytes. Between two buffers is a gap of a page, so that
+/// an overrun of one is not in the other.
+fn synthetic_range(next: &AtomicU64, len: u64) -> AddrRange<Iova> {
+    let start = Iova::new(next.fetch_add(len + PAGE_SIZE, Ordering::Relaxed));
+    AddrRange::new(start, start + len)
 }
 
 fn copy_errno(error: CopyError) -> Errno {
@@ -252,7 +254,30 @@ impl File for DmaEngineFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{device, engine, job, started};
     use super::*;
+    use alloc::boxed::Box;
+
+    #[test]
+    fn quarantined_device_starts_no_job() {
+        let device = device();
+        let engine = engine(&device, &started(), || Ok(true));
+        let file = DmaEngineFile::new(Box::leak(Box::new(engine))).unwrap();
+        device.quarantine();
+        assert_eq!(file.run(7, job('m')), (Some('m'), Err(Errno::EIO)));
+        assert_eq!(file.poll(), PollEvents::ERR);
+    }
+
+    #[test]
+    fn bytes_behind_a_scattered_buffer_are_in_no_other() {
+        let next = AtomicU64::new(SYNTHETIC_BASE);
+        let ranges = [PAGE_SIZE, 3 * PAGE_SIZE, PAGE_SIZE].map(|len| synthetic_range(&next, len));
+        assert_eq!(ranges.map(|range| range.len()), [PAGE_SIZE, 3 * PAGE_SIZE, PAGE_SIZE]);
+        assert_eq!(ranges[0].start().raw(), SYNTHETIC_BASE);
+        for pair in ranges.windows(2) {
+            assert_eq!(pair[1].start(), pair[0].end() + PAGE_SIZE);
+        }
+    }
 
     #[test]
     fn imports_name_whole_pages_of_the_buffer() {

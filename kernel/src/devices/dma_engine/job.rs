@@ -3,6 +3,7 @@
 use super::imports::ImportedRange;
 use crate::dma::Attachment;
 use crate::fs::dma_buf::DmaBuf;
+use abi::Errno;
 use addr::{AddrRange, Iova};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -19,10 +20,10 @@ pub struct Import {
 }
 
 /// An import that a job accesses, and the fence of the access.
-pub struct AccessedImport {
+pub struct AccessedImport<T = Import> {
     /// Before the import: the access has ended when the buffer is detached.
     pub fence: PendingFence,
-    pub import: Arc<Import>,
+    pub import: Arc<T>,
 }
 
 /// Transfers, and the memory that they access. The memory stays mapped for the device as long as the job
@@ -34,19 +35,23 @@ pub struct TransferJob<M> {
 
 impl TransferJob<AccessedImport> {
     /// Copies between imported memory and the device's buffer from `offset` on; scattered memory is one
-    /// transfer per piece. `None` if an offset overflows; otherwise `start_access` returns the fence.
+    /// transfer per piece. `start_access` returns the fence.
+    ///
+    /// # Errors
+    /// `EINVAL` if an offset overflows, `ENOMEM`.
     pub fn of_import(
         range: ImportedRange<Import>,
         direction: TransferDirection,
         offset: u64,
-        start_access: impl FnOnce(&DmaBuf) -> PendingFence,
-    ) -> Option<Self> {
+        start_access: impl FnOnce(&DmaBuf) -> Result<PendingFence, Errno>,
+    ) -> Result<Self, Errno> {
         let (import, bytes) = range.into_parts();
-        let pieces = gather(offset, import.attachment.bus_ranges(bytes.start, bytes.end))?;
-        let memory = AccessedImport { fence: start_access(&import.dma_buf), import };
+        let pieces = gather(offset, import.attachment.bus_ranges(bytes.start, bytes.end));
+        let pieces = pieces.ok_or(Errno::EINVAL)?;
+        let memory = AccessedImport { fence: start_access(&import.dma_buf)?, import };
         // SAFETY: device addresses of the attachment, which the job keeps mapped.
         let transfer = |(piece, offset)| unsafe { Transfer::new(direction, piece, offset) };
-        Some(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })
+        Ok(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })
     }
 }
 
@@ -134,6 +139,21 @@ mod tests {
         let (first, second) = (piece(0xc000_0ff0, 16), piece(0xd000_0000, 4));
         assert_eq!(gather(8, vec![first, second]), Some(vec![(first, 8), (second, 24)]));
         assert_eq!(gather(u64::MAX, vec![piece(0, 4), piece(8, 4)]), None, "the offset overflows");
+    }
+
+    #[test]
+    fn access_has_ended_when_its_import_is_dropped() {
+        struct DetachedImport(Arc<program::Fence>);
+        impl Drop for DetachedImport {
+            fn drop(&mut self) {
+                assert!(self.0.signal().is_some(), "the buffer is detached during the access");
+            }
+        }
+        let fence = PendingFence::new(1, "fake", "", || 1, crate::memory::heap::try_arc).unwrap();
+        let import = Arc::new(DetachedImport(fence.fence().clone()));
+        let mut job = UnfinishedJob::none();
+        job.keep(AccessedImport { fence, import });
+        drop(job.take());
     }
 
     /// An engine whose job ends when the test says so.

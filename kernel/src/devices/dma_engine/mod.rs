@@ -11,8 +11,10 @@ use crate::dma::{self, Device, trace};
 use crate::fs::File;
 use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
+use crate::memory::heap;
 use crate::sched::{WaitError, WaitQueue};
 use crate::sync::SpinLock;
+use abi::Errno;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -227,15 +229,21 @@ impl DmaEngineDevice {
         job: TransferJob<M>,
     ) -> (Option<M>, Result<Completion, TransferError>) {
         self.with_exclusive_access(|| {
-            if self.last_user.load(Ordering::Relaxed) != user {
-                if let Err(error) = self.clear() {
-                    return (Some(job.memory), Err(error));
-                }
-                self.last_user.store(user, Ordering::Relaxed);
+            if let Err(error) = self.change_user(user, || self.clear()) {
+                return (Some(job.memory), Err(error));
             }
             let (memory, result) = self.run_job(job);
             (memory, result.map_err(TransferError::Copy))
         })
+    }
+
+    /// Calls `clear` if the device's buffer holds the data of another process than `user`.
+    fn change_user<E>(&self, user: u32, clear: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if self.last_user.load(Ordering::Relaxed) != user {
+            clear()?;
+            self.last_user.store(user, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Appends the engine to the published ones.
@@ -392,7 +400,10 @@ impl BoundDevice for DmaEngineDevice {
             return;
         }
         self.append();
-        let open = move || Ok(Box::new(DmaEngineFile::new(self)?) as Box<dyn File>);
+        let open = move || {
+            let file: Box<dyn File> = heap::try_box(DmaEngineFile::new(self)?).ok_or(Errno::ENOMEM)?;
+            Ok(file)
+        };
         if let Err(error) = char_device::register_instance(self.class, open) {
             log::warn!("{name}: no device node: {error}");
         }
@@ -410,7 +421,6 @@ impl Handler for DmaEngineDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abi::Errno;
     use addr::{AddrRange, Iova};
     use alloc::vec::Vec;
     use drivers::direct::BusWindow;
@@ -449,11 +459,11 @@ mod tests {
         }
     }
 
-    fn device() -> Arc<Device> {
+    pub(super) fn device() -> Arc<Device> {
         Device::direct("fake".into(), true, Vec::from([BusWindow::identity()]))
     }
 
-    fn engine(
+    pub(super) fn engine(
         device: &Arc<Device>,
         starts: &Arc<SpinLock<Result<(), CopyError>>>,
         poll: impl Fn() -> Result<bool, Gone> + Send + 'static,
@@ -463,14 +473,14 @@ mod tests {
         DmaEngineDevice::new(&CLASS, device.clone(), engine)
     }
 
-    fn job<M>(memory: M) -> TransferJob<M> {
+    pub(super) fn job<M>(memory: M) -> TransferJob<M> {
         let range = AddrRange::new(Iova::new(0x1000), Iova::new(0x1010));
         // SAFETY: the fake engine accesses no memory.
         let transfer = unsafe { Transfer::new(TransferDirection::ToMemory, range, 0) };
         TransferJob { transfers: Vec::from([transfer]), memory }
     }
 
-    fn started() -> Arc<SpinLock<Result<(), CopyError>>> {
+    pub(super) fn started() -> Arc<SpinLock<Result<(), CopyError>>> {
         Arc::new(SpinLock::new(Ok(())))
     }
 
@@ -502,7 +512,7 @@ mod tests {
     /// Its fence is signalled with the memory that the engine returns, or when the kept memory is released.
     #[test]
     fn fence_of_an_access_is_pending_until_the_engine_is_done() {
-        let pending = || PendingFence::new(1, "fake", "", || 1);
+        let pending = || PendingFence::new(1, "fake", "", || 1, heap::try_arc).unwrap();
         let (first, second) = (pending(), pending());
         let fences = [first.fence().clone(), second.fence().clone()];
         let state = || fences.each_ref().map(|fence| fence.signal().map(|signal| signal.error));
@@ -537,6 +547,19 @@ mod tests {
             assert_eq!((returned.is_some(), result), (stop.is_ok(), Err(error)));
             assert_eq!(engine.has_unfinished_job(), stop.is_err());
         }
+    }
+
+    /// The device's buffer has the data of the last process until it is cleared.
+    #[test]
+    fn process_has_no_access_before_the_buffer_is_cleared() {
+        let engine = engine(&device(), &started(), || Ok(true));
+        assert_eq!(engine.change_user(6, || Ok::<_, ()>(())), Ok(()));
+        for _ in 0..2 {
+            assert_eq!(engine.change_user(7, || Err(())), Err(()), "not cleared");
+        }
+        assert_eq!(engine.change_user(6, || Err(())), Ok(()), "its own data");
+        assert_eq!(engine.change_user(7, || Ok::<_, ()>(())), Ok(()));
+        assert_eq!(engine.change_user(7, || Err(())), Ok(()), "cleared already");
     }
 
     #[test]

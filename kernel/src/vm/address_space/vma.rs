@@ -17,7 +17,8 @@ const PROTECT_STEP: u64 = 1 << 30;
 
 impl Inner {
     /// Adds the VMA that `new` returns for a range of `len` bytes, rounded up to pages. For
-    /// [`MmapPlacement::Fixed`] unmaps the existing mappings first, as [`unmap_all`](Self::unmap_all).
+    /// [`MmapPlacement::Fixed`] unmaps the existing mappings first, as [`unmap_all`](Self::unmap_all), if
+    /// there is room for the VMA.
     pub(super) fn insert_placed(
         &mut self,
         len: u64,
@@ -41,6 +42,9 @@ impl Inner {
         };
         let range = AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)?;
         if replaces {
+            if !self.vmas.has_room_without(range, 1) {
+                return Err(Errno::ENOMEM);
+            }
             self.unmap_all(range, removed)?;
         }
         self.vmas.insert(new(range)).map(|()| range).map_err(vma_errno)
@@ -48,22 +52,20 @@ impl Inner {
 
     /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after
     /// the lock is released: the last reference frees its buffer.
+    ///
+    /// # Errors
+    /// `ENOMEM` without room in `removed`: nothing is unmapped. Those of [`unmap_first`](Self::unmap_first).
     pub(super) fn unmap_all(
         &mut self,
         range: AddrRange<UserVa>,
         removed: &mut Vec<Vma<VmaBacking>>,
     ) -> Result<(), Errno> {
+        let is_referenced =
+            |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(..) | VmaBacking::Memory(_));
+        let referenced = self.vmas.parts(range).filter(is_referenced).count();
+        removed.try_reserve(referenced).map_err(|_| Errno::ENOMEM)?;
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
-            match part.backing {
-                VmaBacking::Anonymous | VmaBacking::File { .. } => {}
-                VmaBacking::Shared(..) | VmaBacking::Memory(_) if removed.try_reserve(1).is_ok() => {
-                    removed.push(part)
-                }
-                VmaBacking::Shared(..) | VmaBacking::Memory(_) => {
-                    self.vmas.reinsert(part);
-                    return Err(Errno::ENOMEM);
-                }
-            }
+            removed.extend(Some(part).filter(is_referenced));
         }
         Ok(())
     }
@@ -145,8 +147,12 @@ impl Inner {
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
             VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
         };
-        // One for the new range, one if `old` is the middle of a VMA.
-        if !self.vmas.has_room(2) || removed.try_reserve(1).is_err() {
+        // One for the new range, which may replace others, and one if `old` is the middle of a VMA.
+        let target = match placement {
+            MmapPlacement::Fixed(at) => AddrRange::from_len(at, len).ok_or(Errno::EINVAL)?,
+            MmapPlacement::Hint(_) | MmapPlacement::FixedNoReplace(_) => AddrRange::EMPTY,
+        };
+        if !self.vmas.has_room_without(target, 2) {
             return Err(Errno::ENOMEM);
         }
         let moved_to = |range: AddrRange<UserVa>| match vma.backing {
@@ -162,10 +168,9 @@ impl Inner {
             let _ = self.vmas.remove_first(range);
             return Err(error);
         }
-        // Its entries are cleared. There is room, so it cannot fail.
-        match self.vmas.remove_first(old) {
-            Ok(part) => removed.extend(part),
-            Err(error) => panic!("the moved mapping {old:?} stays: {error:?}"),
+        // Its entries are cleared, and the new range refers to its buffer. There is room, so it cannot fail.
+        if let Err(error) = self.vmas.remove_first(old) {
+            panic!("the moved mapping {old:?} stays: {error:?}");
         }
         Ok(range.start())
     }
