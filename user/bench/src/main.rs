@@ -1,12 +1,14 @@
-//! Cost of mapping a buffer into a process, and of event files and pipes: one `BENCH` line per measurement,
-//! in counter ticks.
+//! Cost of mapping a buffer into a process, of event files and pipes, and of processes: one `BENCH` line per
+//! measurement, in counter ticks.
 //!
-//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times.
+//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times; `bench process` measures
+//! processes.
 
 mod counter;
 mod events;
 mod files;
 mod measure;
+mod processes;
 
 use std::io;
 use std::process::ExitCode;
@@ -14,8 +16,16 @@ use std::process::ExitCode;
 use dmabuf::{Buffer, Heap, Protection, SYSTEM, View};
 use measure::measure;
 
+/// The argument that selects the costs of processes.
+const PROCESS: &str = "process";
+
 fn main() -> ExitCode {
-    match run() {
+    let measured = match std::env::args().nth(1).as_deref() {
+        Some(processes::EXIT) => return ExitCode::SUCCESS,
+        Some(processes::FORK) => processes::run_fork(),
+        _ => run(),
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -31,6 +41,9 @@ fn run() -> io::Result<()> {
     files::pipe()?;
     let heap = Heap::open(SYSTEM)?;
     std::env::args().skip(1).try_for_each(|word| {
+        if word == PROCESS {
+            return processes::run();
+        }
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
         map(&heap.allocate(size)?, rounds)
     })
