@@ -12,7 +12,7 @@ use crate::{image, tools};
 /// The packages of the programs in the initramfs, under `user/`.
 pub const PACKAGES: [&str; 3] = ["mosaic", "probe", "bench"];
 /// The programs in the initramfs.
-const PROGRAMS: [&str; 4] = ["mosaic", "probe", "bench", "exit"];
+const PROGRAMS: [&str; 5] = ["mosaic", "probe", "bench", "process", "exit"];
 
 /// The paths of the finished files.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub fn programs() -> Result<PathBuf> {
     run(&mut static_program("mosaic", "mosaic"))?;
     run(&mut static_pie_program("probe"))?;
     run(&mut static_program("bench", "bench"))?;
+    run(&mut static_program("bench", "process"))?;
     // Without start code.
     run(static_program("bench", "exit").args(["--", "-Clink-self-contained=no"]))?;
     let directory = workspace::images();

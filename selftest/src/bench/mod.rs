@@ -26,7 +26,7 @@ use kernel::devices;
 use kernel::dma::Device;
 use kernel::{kprintln, process};
 
-/// The program that measures `mmap` and `munmap`, and processes.
+/// The program that measures `mmap` and `munmap`; it executes the one that measures processes.
 const PROGRAM: &str = "/bin/bench";
 
 /// The size that the program maps in addition to [`alloc::SIZES`], and its rounds.

@@ -1,31 +1,23 @@
-//! Cost of mapping a buffer into a process, of event files and pipes, and of processes: one `BENCH` line per
-//! measurement, in counter ticks.
+//! Cost of mapping a buffer into a process, and of event files and pipes: one `BENCH` line per measurement,
+//! in counter ticks.
 //!
-//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times; `bench process` measures
-//! processes.
+//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times. The last argument may be
+//! `process`, which executes the program that measures processes.
 
 mod counter;
 mod events;
 mod files;
 mod measure;
-mod processes;
 
 use std::io;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use dmabuf::{Buffer, Heap, Protection, SYSTEM, View};
 use measure::measure;
 
-/// The argument that selects the costs of processes.
-const PROCESS: &str = "process";
-
 fn main() -> ExitCode {
-    let measured = match std::env::args().nth(1).as_deref() {
-        Some(processes::EXIT) => return ExitCode::SUCCESS,
-        Some(processes::FORK) => processes::run_fork(),
-        _ => run(),
-    };
-    match measured {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -41,8 +33,8 @@ fn run() -> io::Result<()> {
     files::pipe()?;
     let heap = Heap::open(SYSTEM)?;
     std::env::args().skip(1).try_for_each(|word| {
-        if word == PROCESS {
-            return processes::run();
+        if word == "process" {
+            return Err(Command::new("/bin/process").exec());
         }
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
         map(&heap.allocate(size)?, rounds)

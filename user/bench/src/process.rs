@@ -1,20 +1,20 @@
-//! Cost of a process: its creation, its programs, and the pages of its memory.
+//! Cost of a process: its creation, its programs, and the pages of its memory: one `BENCH` line per
+//! measurement, in counter ticks. With an argument it exits, as a static program of usual size.
+
+mod counter;
+mod events;
+mod measure;
 
 use std::ffi::CStr;
 use std::io;
+use std::process::ExitCode;
 
 use dmabuf::View;
+use measure::measure;
 
-use crate::counter;
-use crate::measure::measure;
-
-/// The argument with which this program exits at once, as a static program of usual size.
-pub const EXIT: &str = "exit";
-/// The argument with which this program measures only [`fork`], before it has other memory than at its start.
-pub const FORK: &str = "fork";
 /// The smallest program.
 const SMALLEST: &CStr = c"/bin/exit";
-const THIS: &CStr = c"/bin/bench";
+const THIS: &CStr = c"/bin/process";
 
 const ROUNDS: usize = 64;
 /// The memory whose pages are touched.
@@ -22,20 +22,26 @@ const BYTES: usize = 16 << 20;
 const PAGE: usize = 4096;
 const BLOCK: usize = 2 << 20;
 
-/// Prints a line for each cost.
-pub fn run() -> io::Result<()> {
-    touch("pages", PAGE, libc::MADV_NOHUGEPAGE)?;
-    touch("blocks", BLOCK, libc::MADV_HUGEPAGE)?;
-    if exit_status(vfork_and_execute(THIS, &[THIS.as_ptr(), c"fork".as_ptr()])) != 0 {
-        return Err(io::Error::other("fork: not measured"));
+fn main() -> ExitCode {
+    if std::env::args_os().len() > 1 {
+        return ExitCode::SUCCESS;
     }
-    process("exec", "smallest", || vfork_and_execute(SMALLEST, &[SMALLEST.as_ptr()]))?;
-    process("exec", "static", || vfork_and_execute(THIS, &[THIS.as_ptr(), c"exit".as_ptr()]))
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("process: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// Prints a line for a `fork`.
-pub fn run_fork() -> io::Result<()> {
-    process("fork", "exit_wait", fork)
+fn run() -> io::Result<()> {
+    // First, while the program has only the memory of its start.
+    process("fork", "exit_wait", fork)?;
+    process("exec", "smallest", || vfork_and_execute(SMALLEST, &[SMALLEST.as_ptr()]))?;
+    process("exec", "static", || vfork_and_execute(THIS, &[THIS.as_ptr(), c"exit".as_ptr()]))?;
+    touch("pages", PAGE, libc::MADV_NOHUGEPAGE)?;
+    touch("blocks", BLOCK, libc::MADV_HUGEPAGE)
 }
 
 /// The first write to each `step` bytes of anonymous memory (`alloc_ticks`, the mean), and the unmapping of
