@@ -1,6 +1,6 @@
-//! Zeroing of memory, and `memcpy` and `memset`, called by compiled code (`memory.s`). The versions of
-//! `compiler_builtins` for this target access single bytes, since the target does not allow unaligned
-//! accesses.
+//! Zeroing and copying of memory, and `memcpy` and `memset`, called by compiled code (`memory.s`). The
+//! versions of `compiler_builtins` for this target access single bytes, since the target does not allow
+//! unaligned accesses.
 //!
 //! [`zero`] uses the first of these methods that all CPUs support:
 //!
@@ -9,6 +9,8 @@
 //!    executes a set of 0 bytes as a probe.
 //! 2. DC ZVA, if DCZID_EL0.DZP is 0. The block size is 4 bytes to 2 KiB (DCZID_EL0.BS).
 //! 3. SIMD stores.
+//!
+//! [`copy`] uses CPYFP/CPYFM/CPYFE under the condition of the first, else `memcpy`.
 //!
 //! All methods require Normal memory; cacheability does not matter. DC ZVA behaves as a set of stores to the
 //! block and takes an Alignment fault only on Device memory (C5.3, DC ZVA), as all memory is while the MMU is
@@ -63,6 +65,18 @@ pub unsafe fn zero(range: AddrRange<KernelVa>) {
     unsafe { target::zero(range) };
 }
 
+/// Copies `bytes` bytes, without barrier and cache maintenance. For copies of pages: for a few bytes a
+/// `memcpy` is shorter.
+///
+/// # Safety
+/// Both ranges are mapped as Normal memory, that at `to` writable and without another user. They do not
+/// overlap. Programs and devices may write the other meanwhile; the copy has any of the bytes.
+#[inline]
+pub unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { target::copy(from, to, bytes) };
+}
+
 /// The methods that all CPUs support, in order of preference; [`zero`] uses the first.
 pub fn supported() -> impl Iterator<Item = ZeroMethod> {
     let (memory_set, block) = target::features();
@@ -105,6 +119,7 @@ mod target {
         fn zero_by_memory_set(start: u64, bytes: u64);
         fn zero_by_memory_set_other_option(start: u64, bytes: u64, at_epilogue: u64);
         fn zero_by_blocks(start: u64, bytes: u64, block: u64);
+        fn copy_by_memory_copy(to: *mut u8, from: *const u8, bytes: usize);
         fn zero_by_stores(start: u64, end: u64);
     }
 
@@ -161,6 +176,18 @@ mod target {
         }
     }
 
+    #[inline]
+    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise; all CPUs have FEAT_MOPS. `memcpy` is a function in assembly too.
+        unsafe {
+            if cpu::features().contains(CpuFeatures::MOPS) {
+                copy_by_memory_copy(to, from, bytes);
+            } else {
+                core::ptr::copy_nonoverlapping(from, to, bytes);
+            }
+        }
+    }
+
     /// Zeroes the whole blocks of `range` by `blocks` and the rest by `memset`.
     ///
     /// # Safety
@@ -213,6 +240,11 @@ mod target {
             unsafe { core::ptr::write_bytes(pointer::to::<u8>(at), 0, (end.raw() - at.raw()) as usize) }
             at = end;
         }
+    }
+
+    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::copy_nonoverlapping(from, to, bytes) };
     }
 
     /// [`zero`](super::zero) on a host.

@@ -96,6 +96,16 @@ zero_by_memory_set:
     ret
 .size zero_by_memory_set, . - zero_by_memory_set
 
+// x0 = to, x1 = from, x2 = bytes. FEAT_MOPS.
+.global copy_by_memory_copy
+.type copy_by_memory_copy, %function
+copy_by_memory_copy:
+    cpyfp   [x0]!, [x1]!, x2!
+    cpyfm   [x0]!, [x1]!, x2!
+    cpyfe   [x0]!, [x1]!, x2!
+    ret
+.size copy_by_memory_copy, . - copy_by_memory_copy
+
 // x0 = start, x1 = bytes, x2 = 0 to resume at SETM, 1 at SETE. Converts the state after SETP to the option
 // that this CPU does not implement (C = 0: option A, C = 1: option B). The CPU takes the Memory Copy and
 // Memory Set exception, whose handler returns to the second SETP.

@@ -9,8 +9,10 @@ use crate::initramfs::{self, PackedProgram};
 use crate::workspace::{self, KERNEL_TARGET, USER_TARGET};
 use crate::{image, tools};
 
-/// The programs in the initramfs, each a package under `user/`.
-pub const PROGRAMS: [&str; 3] = ["mosaic", "probe", "bench"];
+/// The packages of the programs in the initramfs, under `user/`.
+pub const PACKAGES: [&str; 3] = ["mosaic", "probe", "bench"];
+/// The programs in the initramfs.
+const PROGRAMS: [&str; 5] = ["mosaic", "probe", "bench", "process", "exit"];
 
 /// The paths of the finished files.
 #[derive(Clone, Debug)]
@@ -34,9 +36,12 @@ pub fn build() -> Result<Artifacts> {
 
 /// Builds only the programs, and returns the initramfs.
 pub fn programs() -> Result<PathBuf> {
-    run(&mut static_program("mosaic"))?;
+    run(&mut static_program("mosaic", "mosaic"))?;
     run(&mut static_pie_program("probe"))?;
-    run(&mut static_program("bench"))?;
+    run(&mut static_program("bench", "bench"))?;
+    run(&mut static_program("bench", "process"))?;
+    // Without start code.
+    run(static_program("bench", "exit").args(["--", "-Clink-self-contained=no"]))?;
     let directory = workspace::images();
     std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
     let initramfs = directory.join("initramfs.cpio");
@@ -45,8 +50,9 @@ pub fn programs() -> Result<PathBuf> {
 }
 
 /// A static program, linked for fixed addresses: rustc's default for this target.
-fn static_program(name: &str) -> Command {
-    let mut command = cargo(&["rustc", "--release", "--target", USER_TARGET, "--package", name]);
+fn static_program(package: &str, name: &str) -> Command {
+    let mut command =
+        cargo(&["rustc", "--release", "--target", USER_TARGET, "--package", package, "--bin", name]);
     // Debug information is three quarters of a program, and the initramfs is in lowmem.
     command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     command
@@ -57,7 +63,7 @@ fn static_program(name: &str) -> Command {
 fn static_pie_program(name: &str) -> Command {
     let objects = tools::sysroot().join("lib/rustlib").join(USER_TARGET).join("lib/self-contained");
     let object = |file: &str| format!("-Clink-arg={}", objects.join(file).display());
-    let mut command = static_program(name);
+    let mut command = static_program(name, name);
     command.args(["--", "-Crelocation-model=pie", "-Clink-self-contained=no"]);
     command.arg(format!("-Lnative={}", objects.display()));
     command.args(["rcrt1.o", "crti.o", "crtbeginS.o"].map(object));

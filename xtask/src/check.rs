@@ -44,7 +44,7 @@ fn steps() -> [Command; 7] {
     let variant =
         |feature| cargo(&["clippy", "--target", KERNEL_TARGET, "--package=image", "--features", feature]);
     let mut user = cargo(&["clippy", "--target", USER_TARGET]);
-    user.args(artifacts::PROGRAMS.map(|name| format!("--package={name}")));
+    user.args(artifacts::PACKAGES.map(|name| format!("--package={name}")));
     let [host, kernel, counting, checking, user] =
         [host, kernel, variant("counters"), variant("checking"), user].map(|mut lint| {
             lint.args(["--", "-D", "warnings"]);

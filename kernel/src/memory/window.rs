@@ -234,7 +234,7 @@ pub fn fill(frames: &mut Frames, content: &[u8]) {
     let mut copy = |to: AddrRange<KernelVa>| {
         let (here, after) = rest.split_at(rest.len().min(to.len() as usize));
         // SAFETY: the range is mapped writable, at least as long, and has no other user.
-        unsafe { core::ptr::copy_nonoverlapping(here.as_ptr(), to.start().raw() as *mut u8, here.len()) };
+        unsafe { arch::memory::copy(here.as_ptr(), arch::pointer::to(to.start()), here.len()) };
         rest = after;
     };
     for chunk in frames.chunks() {
@@ -262,10 +262,8 @@ pub unsafe fn copy_frame(from: Pfn, to: Pfn) {
     let (source, target) = (address_of(from), address_of(to));
     let copy = || {
         let (source, target) = (arch::pointer::to::<u8>(source), arch::pointer::to::<u8>(target));
-        // SAFETY: both pages are mapped, `target` writable and without another user. A program or a device
-        // may write `source` meanwhile: the copy is a function in assembly, and its result is any of the
-        // bytes.
-        unsafe { core::ptr::copy_nonoverlapping(source, target, PAGE_SIZE as usize) };
+        // SAFETY: both pages are mapped, `target` writable and without another user.
+        unsafe { arch::memory::copy(source, target, PAGE_SIZE as usize) };
     };
     if pages.filled == 0 {
         copy()

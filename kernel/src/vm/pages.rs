@@ -4,8 +4,8 @@
 use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{self, window, zones};
 use crate::sched::OutOfMemory;
-use ::memory::{Frames, OwnedChunk, Request, chunks};
-use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
+use ::memory::{FrameSource, Frames, OwnedChunk, Request, chunks};
+use addr::{AddrRange, Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use dma_api::{PhysSegment, StreamMemory};
@@ -86,13 +86,34 @@ fn frames_of(chunk: Chunk) -> impl Iterator<Item = Pfn> {
     (first..first + chunk.frames()).map(Pfn::new)
 }
 
-/// Removes an owner of each frame, and frees those without another owner or a pin.
+/// Removes an owner of each of `frames`, and frees those without another owner or a pin.
 ///
 /// # Safety
 /// A page table entry of a process owned each of the frames, and is cleared and invalidated in all TLBs.
-pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
-    let freed = frames.map(Pfn::containing).filter(|&frame| record(frame).release());
-    freed.for_each(free);
+pub unsafe fn release(frames: AddrRange<PhysAddr>) {
+    let (mut at, mut unused) = (Pfn::containing(frames.start()), 0);
+    for records in records_of(frames) {
+        for record in records {
+            if record.release() {
+                unused += 1;
+                continue;
+            }
+            if unused > 0 {
+                free(at, unused);
+            }
+            (at, unused) = (at.offset(unused + 1), 0);
+        }
+    }
+    if unused > 0 {
+        free(at, unused);
+    }
+    assert_eq!(at.offset(unused).start(), frames.end(), "frames without an owner");
+}
+
+/// Returns the records of frames that processes own, a slice per section.
+fn records_of(frames: AddrRange<PhysAddr>) -> impl Iterator<Item = &'static [FrameRecord]> {
+    let Some(records) = RECORDS.get() else { panic!("{frames:?} belongs to no process") };
+    records.slices(Pfn::containing(frames.start()), frames.len() / PAGE_SIZE)
 }
 
 /// Returns the effect of a write of the process to the frame, which its entry maps read-only.
@@ -100,18 +121,31 @@ pub fn write(frame: PhysAddr) -> CowWrite {
     record(Pfn::containing(frame)).write()
 }
 
-/// Adds an owner to the frame of a parent: the entry of its child. Returns the frame, or a copy if a device
-/// may write the frame.
+/// Adds an owner, the entry of a child, to each of `frames` up to the first that a device may write. Returns
+/// these frames; if there are none, the child needs a copy of the first.
+///
+/// # Errors
+/// [`OutOfMemory`]; no owner was added.
 ///
 /// # Safety
-/// A process owns the frame, and its address space is locked.
-pub unsafe fn fork(frame: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
-    match record(Pfn::containing(frame)).fork() {
-        Ok(ForkedFrame::Shared) => Ok(frame),
-        // SAFETY: the process owns it.
-        Ok(ForkedFrame::Copied) => unsafe { alloc_copy(frame) },
-        Err(TooManyReferences) => Err(OutOfMemory),
+/// A process owns the frames, and its address space is locked.
+pub unsafe fn fork(frames: AddrRange<PhysAddr>) -> Result<AddrRange<PhysAddr>, OutOfMemory> {
+    let mut shared = 0;
+    let first = |count: u64| AddrRange::new(frames.start(), frames.start() + count * PAGE_SIZE);
+    for records in records_of(frames) {
+        for record in records {
+            match record.fork() {
+                Ok(ForkedFrame::Shared) => shared += 1,
+                Ok(ForkedFrame::Copied) => return Ok(first(shared)),
+                Err(TooManyReferences) => {
+                    // SAFETY: the owners that were added above; no entry maps the frames for them.
+                    unsafe { release(first(shared)) };
+                    return Err(OutOfMemory);
+                }
+            }
+        }
     }
+    Ok(first(shared))
 }
 
 /// Adds an owner to a frame of a memory object: the page table entry that the caller stores.
@@ -122,11 +156,13 @@ pub unsafe fn share(frame: PhysAddr) -> Result<(), OutOfMemory> {
     record(Pfn::containing(frame)).share().map_err(|TooManyReferences| OutOfMemory)
 }
 
-/// Frees a frame whose last owner or pin was removed.
-fn free(frame: Pfn) {
-    // SAFETY: the record says that nothing uses the frame, and only its last user gets that answer.
-    let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-    zones::free_from(chunk, LastOwner::Process);
+/// Frees `count` frames from `first` on, whose last owner or pin was removed.
+fn free(first: Pfn, count: u64) {
+    let mut allocator = zones::FrameAllocator::with_owner(LastOwner::Process);
+    for chunk in Chunk::of_range(AddrRange::new(first.start(), first.offset(count).start())) {
+        // SAFETY: the records say that nothing uses the frames, and only their last users get that answer.
+        allocator.free(unsafe { OwnedChunk::adopt(chunk) });
+    }
 }
 
 /// Returns the number of pins of frames.
@@ -196,7 +232,7 @@ impl Drop for PinnedPages {
         for frame in self.frames() {
             PINS.fetch_sub(1, Ordering::Relaxed);
             if record(frame).unpin() {
-                free(frame);
+                free(frame, 1);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::sched::{self, Mutex, MutexGuard};
 use abi::Errno;
 use abi::file::Seals;
 use abi::memory::Prot;
-use addr::{AddrRange, KernelVa, PAGE_SIZE, Pfn, PhysAddr};
+use addr::{AddrRange, Chunk, KernelVa, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::sync::Arc;
 use core::cmp::Ordering::{Equal, Greater, Less};
 use core::ops::Range;
@@ -435,7 +435,7 @@ fn new_frame() -> Result<Pfn, Errno> {
 fn release(frame: Pfn) {
     PAGES.fetch_sub(1, Ordering::Relaxed);
     // SAFETY: the object owned the frame, and no entry of the kernel maps it.
-    unsafe { pages::release(core::iter::once(frame.start())) };
+    unsafe { pages::release(Chunk::page(frame).range()) };
 }
 
 impl Drop for Content {

@@ -170,6 +170,17 @@ pub trait FrameRun: Copy {
     fn end(&self) -> PhysAddr;
 }
 
+impl FrameRun for AddrRange<PhysAddr> {
+    #[inline]
+    fn start(&self) -> PhysAddr {
+        AddrRange::start(self)
+    }
+    #[inline]
+    fn end(&self) -> PhysAddr {
+        AddrRange::end(self)
+    }
+}
+
 impl FrameRun for Chunk {
     #[inline]
     fn start(&self) -> PhysAddr {

@@ -66,5 +66,5 @@ pub use space::InputAddress;
 pub use stale::StaleTables;
 pub use table::{OutOfTables, PageTable};
 pub use unmap::UnmapError;
-pub use visit::Leaf;
+pub use visit::{Leaf, MappedRun};
 pub use window::MapWindow;

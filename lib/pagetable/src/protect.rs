@@ -60,7 +60,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if first < end {
             self.split_at(m, first)?;
             self.split_at(m, end)?;
-            self.change(m, self.root, self.start_level, (first, end - 1), F::attributes::<A>(mapping));
+            let (table, level) = self.common_table(m, first, end - 1);
+            self.change(m, table, level, (first, end - 1), F::attributes::<A>(mapping));
         }
         Ok(())
     }

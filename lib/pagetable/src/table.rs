@@ -1,7 +1,7 @@
 //! The tree of tables: construction, destruction, walks, and access to entries.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{InputSpace, LAST_LEVEL, OutputSize, TABLE_LEN, shift};
+use crate::geometry::{InputSpace, LAST_LEVEL, OutputSize, TABLE_LEN, index, shift};
 use crate::{InputAddress, StaleTables, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::marker::PhantomData;
@@ -116,12 +116,30 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
+    /// The lowest table that translates all of `first` to `last`, or the one of the block that does, and its
+    /// level. For operations on a range, which descend from there: for a page it saves three calls of four.
+    #[inline]
+    pub(crate) fn common_table<M: TableMemory>(&self, m: &M, first: u64, last: u64) -> (PhysAddr, u8) {
+        let (mut table, mut level) = (self.root, self.start_level);
+        loop {
+            let slot = index(first, level);
+            let entry = load(&m.entries(TableRef::new(table))[slot]);
+            if slot != index(last, level) || !entry.is_table(level) {
+                return (table, level);
+            }
+            (table, level) = (entry.output(), level + 1);
+        }
+    }
+
     /// Adds the unlinked `table` and all tables below it to `stale`.
     pub(crate) fn collect<M: TableMemory>(m: &M, table: PhysAddr, level: u8, stale: &mut StaleTables) {
         if level < LAST_LEVEL {
-            let valid = m.entries(TableRef::new(table)).iter().map(load).filter(|entry| entry.is_valid());
-            for entry in valid.take(valid_count(m, table).into()).filter(|entry| entry.is_table(level)) {
-                Self::collect(m, entry.output(), level + 1, stale);
+            let entries = m.entries(TableRef::new(table));
+            for slot in used_slots(entries, 0..TABLE_LEN).take(valid_count(m, table).into()) {
+                let entry = load(&entries[slot]);
+                if entry.is_table(level) {
+                    Self::collect(m, entry.output(), level + 1, stale);
+                }
             }
         }
         stale.push(m, table);
@@ -179,24 +197,28 @@ pub(crate) fn load(slot: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(slot.load(Relaxed))
 }
 
-/// The slots in `slots` whose entries are not zero, ascending, as they are when each is reached. Zeroes are
-/// skipped in groups: without that, a fork and the exit of its child cost 15 % more.
+/// The slots in `slots` whose entries are not zero, ascending, as they are when each is reached.
 pub(crate) fn used_slots(entries: &[AtomicU64], slots: Range<usize>) -> impl Iterator<Item = usize> {
-    const GROUP: usize = 8;
-    let mut next = slots.start;
+    let mut left = slots;
     core::iter::from_fn(move || {
-        while next < slots.end {
-            if entries[next].load(Relaxed) != 0 {
-                next += 1;
-                return Some(next - 1);
-            }
-            let group = &entries[next..slots.end.min(next + GROUP)];
-            let is_zero =
-                group.len() == GROUP && group.iter().fold(0, |bits, slot| bits | slot.load(Relaxed)) == 0;
-            next += if is_zero { GROUP } else { 1 };
-        }
-        None
+        let slot = next_used(entries, left.clone())?;
+        left.start = slot + 1;
+        Some(slot)
     })
+}
+
+/// The first of `slots` whose entry is not zero. Zeroes are skipped eight at a time, which saves half of the
+/// instructions.
+#[inline]
+pub(crate) fn next_used(entries: &[AtomicU64], slots: Range<usize>) -> Option<usize> {
+    let is_used = |slot: &AtomicU64| slot.load(Relaxed) != 0;
+    let from = &entries[slots.clone()];
+    if from.first().is_some_and(is_used) {
+        return Some(slots.start);
+    }
+    let is_zero = |eight: &&[AtomicU64; 8]| eight.iter().fold(0, |bits, slot| bits | slot.load(Relaxed)) == 0;
+    let zeroes = 8 * from.as_chunks().0.iter().take_while(is_zero).count();
+    from[zeroes..].iter().position(is_used).map(|slot| slots.start + zeroes + slot)
 }
 
 /// Writes an entry in a single store, as walkers require.

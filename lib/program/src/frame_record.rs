@@ -61,10 +61,13 @@ impl FrameRecord {
     /// # Errors
     /// [`TooManyReferences`].
     pub fn fork(&self) -> Result<ForkedFrame, TooManyReferences> {
-        if self.pins() > 0 {
-            return Ok(ForkedFrame::Copied);
+        // Neither pins nor the maximum of owners.
+        let share = |word: u32| (word < MAX).then_some(word + OWNER);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, share) {
+            Ok(_) => Ok(ForkedFrame::Shared),
+            Err(MAX) => Err(TooManyReferences),
+            Err(_) => Ok(ForkedFrame::Copied),
         }
-        self.add(OWNER).map(|()| ForkedFrame::Shared)
     }
 
     /// Adds an owner that shares all writes, as a mapping of shared memory.

@@ -234,6 +234,12 @@ impl<B: MappedObject> VmaMap<B> {
         Ok(part)
     }
 
+    /// Removes and returns all VMAs.
+    pub fn take(&mut self) -> Self {
+        let empty = Self::new(self.bounds, self.limit);
+        core::mem::replace(self, empty)
+    }
+
     /// Reinserts the result of [`VmaMap::remove_first`]. Its range must still be unmapped.
     pub fn reinsert(&mut self, part: Vma<B>) {
         assert!(self.put(part), "the range is mapped again");

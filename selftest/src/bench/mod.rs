@@ -26,7 +26,7 @@ use kernel::devices;
 use kernel::dma::Device;
 use kernel::{kprintln, process};
 
-/// The program that measures `mmap` and `munmap`.
+/// The program that measures `mmap` and `munmap`; it executes the one that measures processes.
 const PROGRAM: &str = "/bin/bench";
 
 /// The size that the program maps in addition to [`alloc::SIZES`], and its rounds.
@@ -75,12 +75,18 @@ pub unsafe fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
             }
         }
     }
+    let mut arguments: Vec<String> = Vec::new();
     if chosen.matches("mmap") {
-        let sizes: Vec<String> =
-            alloc::SIZES.iter().chain(&[LARGEST]).map(|(size, rounds)| format!("{size}:{rounds}")).collect();
+        let sizes = alloc::SIZES.iter().chain(&[LARGEST]);
+        arguments.extend(sizes.map(|(size, rounds)| format!("{size}:{rounds}")));
+    }
+    if chosen.matches("process") {
+        arguments.push("process".into());
+    }
+    if !arguments.is_empty() {
         let environment = process::environment(core::iter::empty());
         // SAFETY: passed on to the caller.
-        unsafe { process::run_init(initramfs, PROGRAM, &sizes, &environment) };
+        unsafe { process::run_init(initramfs, PROGRAM, &arguments, &environment) };
     }
 }
 

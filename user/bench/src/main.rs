@@ -1,7 +1,8 @@
 //! Cost of mapping a buffer into a process, and of event files and pipes: one `BENCH` line per measurement,
 //! in counter ticks.
 //!
-//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times.
+//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times. The last argument may be
+//! `process`, which executes the program that measures processes.
 
 mod counter;
 mod events;
@@ -9,7 +10,8 @@ mod files;
 mod measure;
 
 use std::io;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use dmabuf::{Buffer, Heap, Protection, SYSTEM, View};
 use measure::measure;
@@ -31,6 +33,9 @@ fn run() -> io::Result<()> {
     files::pipe()?;
     let heap = Heap::open(SYSTEM)?;
     std::env::args().skip(1).try_for_each(|word| {
+        if word == "process" {
+            return Err(Command::new("/bin/process").exec());
+        }
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
         map(&heap.allocate(size)?, rounds)
     })

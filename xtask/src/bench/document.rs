@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::figures::Figure;
+use super::figures::{Figure, Key};
 use super::table::{Row, grouped, rows};
 use super::{budget, peer};
 use crate::error::{Error, Result};
@@ -30,12 +30,26 @@ const LINES: [(&str, &str, u64, &str); 11] = [
 /// A line of the table of a CPU with FEAT_MOPS.
 const MOPS_LINES: [(&str, u64); 4] =
     [("4 KiB", 4 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20), ("256 MiB", 256 << 20)];
+/// A line of the table of processes: its title, and the name and the attributes of its measurement.
+const PROCESS_LINES: [(&str, &str, &str); 9] = [
+    ("`getppid`", "floor_syscall", "getppid"),
+    ("write / read of an eventfd", "eventfd", "write_read"),
+    ("write / read of a byte in a pipe", "pipe", "write_read"),
+    ("mmap / munmap of 4 KiB of anonymous memory", "floor_mmap", "anonymous_untouched"),
+    ("first write to a page, mean over 16 MiB / its munmap", "anonymous", "pages"),
+    ("first write to each 2 MiB of `MADV_HUGEPAGE` / their munmap", "anonymous", "blocks"),
+    ("fork, exit and wait", "fork", "exit_wait"),
+    ("vfork, execve, exit and wait, the smallest program", "exec", "smallest"),
+    ("the same, a static program", "exec", "static"),
+];
 /// A line of the table of several CPUs.
 const CPUS: [(&str, &str); 2] = [
     ("64 KiB alloc + free, 1 -> 4 CPUs, per operation of all", "alloc_64K_nkm"),
     ("`map_single` + unmap, 1 -> 4 CPUs", "map_single_4K"),
 ];
 
+/// The cost of two readings of the counter, with nothing between them.
+const TIMER: u64 = 2;
 /// The floor of these: a single CMD_SYNC, with which each operation ends.
 const SYNC: &str = "sync";
 
@@ -83,12 +97,24 @@ fn table() -> Result<String> {
     }
     text += "\nThe same allocations on `-cpu max`, which has FEAT_MOPS:\n\n| | Tessera |\n|---|--:|\n";
     for (title, size) in MOPS_LINES {
-        let is = |figure: &&Figure| (figure.key.mode.as_str(), figure.key.size) == ("m", size);
-        let cost = own.iter().find(is).map(|figure| (grouped(figure.alloc), grouped(figure.free)));
-        let (alloc, free) = cost.unwrap_or_default();
-        text += &format!("| {title}, `{NKM}` | {alloc} / {free} |\n");
+        let cost = with_mops(&own, |key| key.name == "alloc" && key.size == size);
+        text += &format!("| {title}, `{NKM}` | {cost} |\n");
+    }
+    text += "\nProcesses on the same CPU:\n\n| | Tessera |\n|---|--:|\n";
+    for (title, name, attrs) in PROCESS_LINES {
+        let cost = with_mops(&own, |key| key.name == name && key.attrs == attrs);
+        text += &format!("| {title} | {cost} |\n");
     }
     Ok(text)
+}
+
+/// The cost of a measurement on a CPU with FEAT_MOPS; of an operation without an inverse, that alone.
+fn with_mops(own: &[Figure], is: impl Fn(&Key) -> bool) -> String {
+    let found = own.iter().find(|figure| figure.key.mode == "m" && is(&figure.key));
+    found.map_or_else(String::new, |figure| match figure.free {
+        0..=TIMER => grouped(figure.alloc),
+        free => format!("{} / {}", grouped(figure.alloc), grouped(free)),
+    })
 }
 
 fn line(title: &str, row: &Row<'_>) -> String {
@@ -128,7 +154,7 @@ mod tests {
         let table = table().unwrap();
         assert_eq!(
             table.lines().filter(|line| line.starts_with("| ")).count(),
-            2 + LINES.len() + CPUS.len() + MOPS_LINES.len()
+            3 + LINES.len() + CPUS.len() + MOPS_LINES.len() + PROCESS_LINES.len()
         );
         assert!(!table.contains("|  |  |"), "{table}");
     }

@@ -40,7 +40,7 @@ pub const HELP: &str = "\
   --document    updates only that table, without measuring";
 const OPTIONS: [&str; 4] = ["--stored", "--store-peer", "--bless", "--document"];
 /// The kernel's benchmarks (`selftest/src/bench/mod.rs`).
-const BENCHMARKS: [&str; 13] = [
+const BENCHMARKS: [&str; 14] = [
     "floor",
     "alloc",
     "map_single",
@@ -54,6 +54,7 @@ const BENCHMARKS: [&str; 13] = [
     "growth_pieces",
     "boot",
     "mmap",
+    "process",
 ];
 /// A second run of [`OPERATIONS`], since instruction counts are reproducible.
 const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };

@@ -65,12 +65,12 @@ pub const OPERATIONS: Session<'_> = Session {
 };
 /// The same, on a kernel with event counters.
 pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
-/// Allocation on a CPU with FEAT_MOPS.
+/// Allocation and processes on a CPU with FEAT_MOPS.
 pub const MOPS: Session<'_> = Session {
     name: "mops",
     mode: Mode::InstructionsWithMops,
     cpu: CPU_WITH_MOPS,
-    glob: "alloc",
+    glob: "alloc,process",
     ..OPERATIONS
 };
 /// The growth of costs.

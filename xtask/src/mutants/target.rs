@@ -465,8 +465,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "munmap not ended by the termination of the process",
         file: "kernel/src/vm/address_space/entries.rs",
         item: "unmap_owned",
-        from: "batch.is_full() && must_stop()",
-        to: "batch.is_full() && must_stop() && false",
+        from: "!rest.is_empty() && must_stop()",
+        to: "!rest.is_empty() && must_stop() && false",
         oracle: test("programs.terminating_thread_ends_long_memory_calls", "madvise is not ended"),
     },
     SourceMutant {

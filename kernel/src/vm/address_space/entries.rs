@@ -9,24 +9,24 @@ use crate::sched;
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
+use addr::{AddrRange, Address, FrameRun, PAGE_SIZE, PhysAddr, UserVa};
 use arch::tlb::Level;
 use arrayvec::ArrayVec;
 use core::ops::ControlFlow;
-use pagetable::{Leaf, MapError, Mapping};
-use program::{Vma, chunk_range};
+use pagetable::{Leaf, MapError, MappedRun, Mapping};
+use program::{Vma, VmaMap, chunk_range};
 
 impl Inner {
     pub(super) fn map(
         &mut self,
         at: UserVa,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        frames: impl Iterator<Item: FrameRun>,
         mapping: Mapping,
     ) -> Result<(), MapError<UserVa>> {
         let Some(table) = self.table.as_mut().filter(|_| !debug::fail_point(FailPoint::Maps)) else {
             return Err(MapError::OutOfTables);
         };
-        table.map(&mut table_frames::user(self.asid), at, chunks, mapping)?;
+        table.map(&mut table_frames::user(self.asid), at, frames, mapping)?;
         arch::barrier::dsb_ishst();
         arch::barrier::isb();
         Ok(())
@@ -53,32 +53,32 @@ impl Inner {
 
     /// Maps the pages of `from` in `to` as well, at the same distance from its start.
     pub(super) fn map_again(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
-        let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), PageBatch::new());
+        let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), RunBatch::new());
         let mut rest = from.range;
-        while !rest.is_empty() {
-            rest = self.collect_pages(rest, &mut batch);
-            for run in batch.chunk_by(|one, next| one.0 + PAGE_SIZE == next.0) {
-                let target = to.range.start() + (run[0].0.raw() - from.range.start().raw());
-                let pages = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
-                self.map(target, pages, mapping).map_err(|_| Errno::ENOMEM)?;
+        while let Some(part) = self.collect_runs(rest, &mut batch) {
+            for run in &batch {
+                let target = to.range.start() + (run.at.raw() - from.range.start().raw());
+                self.map(target, core::iter::once(run.output()), mapping).map_err(|_| Errno::ENOMEM)?;
             }
+            rest = AddrRange::new(part.end(), rest.end());
         }
         Ok(())
     }
 
-    /// Replaces the contents of `batch` with the first pages mapped in `range`, up to its capacity. Returns
-    /// the range behind them, which is empty after the last page.
-    pub(super) fn collect_pages(&self, range: AddrRange<UserVa>, batch: &mut PageBatch) -> AddrRange<UserVa> {
+    /// Replaces the contents of `batch` with the first runs mapped in `range`, all in one page table, up to
+    /// its capacity. Returns the range from the first to the last; `None` if nothing is mapped.
+    fn collect_runs(&self, range: AddrRange<UserVa>, batch: &mut RunBatch) -> Option<AddrRange<UserVa>> {
         batch.clear();
-        let Some(table) = &self.table else { return AddrRange::EMPTY };
-        table.leaves_until(&table_frames::user(self.asid), range, |leaf| {
-            batch.push((leaf.at, leaf.to));
-            if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.table.as_ref()?.runs_until(&table_frames::user(self.asid), range, |run| {
+            let table = |run: &MappedRun<UserVa>| run.at.align_down(TABLE_BYTES);
+            if batch.is_full() || batch.first().is_some_and(|first| table(first) != table(&run)) {
+                return ControlFlow::Break(());
+            }
+            batch.push(run);
+            ControlFlow::Continue(())
         });
-        match batch.last() {
-            Some(&(last, _)) if batch.is_full() => AddrRange::new(last + PAGE_SIZE, range.end()),
-            _ => AddrRange::EMPTY,
-        }
+        let (first, last) = (batch.first()?, batch.last()?);
+        Some(AddrRange::new(first.at, last.input().end()))
     }
 
     /// Clears the entries of `range`, invalidates them in all TLBs and frees the tables that became empty.
@@ -97,39 +97,50 @@ impl Inner {
     /// block is split.
     ///
     /// # Errors
-    /// `EINTR` if `must_stop` returns true after a full batch of frames; the rest is still mapped.
+    /// `EINTR` if `must_stop` returns true after a batch of frames; the rest is still mapped.
     pub(super) fn unmap_owned(
         &mut self,
         range: AddrRange<UserVa>,
         must_stop: impl Fn() -> bool,
     ) -> Result<(), Errno> {
-        let (mut rest, mut batch) = (range, FrameBatch::new());
-        while let Some(part) = self.collect_frames(rest, &mut batch) {
+        let (mut rest, mut batch) = (range, RunBatch::new());
+        while let Some(part) = self.collect_runs(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
                 panic!("memory at {part:?} is not mapped with pages");
             }
-            // SAFETY: each entry was an owner of its frame; `clear_entries` has cleared the entries, and
-            // invalidated them in all TLBs.
-            unsafe { pages::release(batch.iter().copied()) };
+            for run in &batch {
+                // SAFETY: each entry was an owner of its frame; `clear_entries` has cleared the entries, and
+                // invalidated them in all TLBs.
+                unsafe { pages::release(run.output()) };
+            }
             rest = AddrRange::new(part.end(), range.end());
-            if batch.is_full() && must_stop() {
+            if !rest.is_empty() && must_stop() {
                 return Err(Errno::EINTR);
             }
         }
         Ok(())
     }
 
-    /// Replaces the contents of `batch` with the first frames mapped in `range`, up to its capacity, and
-    /// returns the range that maps them. `None` if no frame is mapped.
-    fn collect_frames(&self, range: AddrRange<UserVa>, batch: &mut FrameBatch) -> Option<AddrRange<UserVa>> {
-        batch.clear();
-        let mut found: Option<AddrRange<UserVa>> = None;
-        self.table.as_ref()?.leaves_until(&table_frames::user(self.asid), range, |leaf| {
-            found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
-            batch.push(leaf.to);
-            if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        found
+    /// Removes all VMAs and frees the page tables, and with them the frames that the entries own. Returns the
+    /// VMAs, to be dropped after the lock is released. No CPU has the tables in TTBR0.
+    ///
+    /// One invalidation precedes, instead of one for each VMA after its entries are cleared: without TTBR0,
+    /// no entry can be cached again.
+    pub(super) fn take_all(&mut self) -> VmaMap<VmaBacking> {
+        let vmas = self.vmas.take();
+        let Some(table) = self.table.take() else { return vmas };
+        arch::tlb::asid(self.asid);
+        let memory = &mut table_frames::user(self.asid);
+        for vma in vmas.iter().filter(|vma| vma.backing.owns_frames()) {
+            table.runs_until(memory, vma.range, |run| {
+                // SAFETY: each entry was an owner of its frame; it is invalidated in all TLBs, and its table
+                // is freed below.
+                unsafe { pages::release(run.output()) };
+                ControlFlow::Continue(())
+            });
+        }
+        table.destroy(memory);
+        vmas
     }
 
     /// Changes the rights of the pages in `range`. The caller invalidates it in all TLBs.
@@ -151,7 +162,7 @@ impl Inner {
         arch::barrier::dsb_ishst();
         arch::barrier::isb();
         // SAFETY: the entry was an owner of it; it maps the other frame now, and no TLB has the old entry.
-        unsafe { pages::release(core::iter::once(old)) };
+        unsafe { pages::release(AddrRange::new(old, old + PAGE_SIZE)) };
     }
 
     pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {
@@ -178,9 +189,9 @@ impl Inner {
     }
 }
 
-/// Frames that are freed together. On the stack, since freeing must not allocate; an eighth of a kernel
-/// stack, so it must not be moved.
-type FrameBatch = ArrayVec<PhysAddr, 256>;
+/// The bytes that a last-level table translates.
+const TABLE_BYTES: u64 = 2 << 20;
 
-/// Pages that are mapped again together, and their frames.
-pub(super) type PageBatch = ArrayVec<(UserVa, PhysAddr), 64>;
+/// Runs of pages that are unmapped or mapped again together. On the stack, since freeing must not allocate;
+/// an eighth of a kernel stack, so it must not be moved.
+type RunBatch = ArrayVec<MappedRun<UserVa>, 85>;

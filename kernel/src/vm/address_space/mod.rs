@@ -476,21 +476,9 @@ impl AddressSpace {
 
     /// Unmaps all VMAs and frees the page tables. The address space must not be installed on any CPU.
     fn clear(&self) {
-        loop {
-            let first = self.inner.lock().unmap_first(user_range(), || false);
-            match first {
-                Ok(Some(vma)) => drop(vma),
-                Ok(None) => break,
-                // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot
-                // fail.
-                Err(error) => panic!("address space {:?}: {error}", self.asid),
-            }
-        }
-        let table = self.inner.lock().table.take();
-        if let Some(table) = table {
-            arch::tlb::asid(self.asid.get());
-            table.destroy(&mut table_frames::user(self.asid.get()));
-        }
+        let removed = self.inner.lock().take_all();
+        // Dropped without the lock, as in `unmap`.
+        drop(removed);
     }
 }
 

@@ -2,13 +2,14 @@
 
 use super::backing::{VmaBacking, with_implied_read};
 use super::{AccessError, Inner};
-use crate::memory::window;
+use crate::memory::{table_frames, window};
 use crate::vm::pages;
 use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
+use core::ops::ControlFlow;
 use pagetable::{Access, Leaf};
 use program::{CowWrite, Vma};
 
@@ -22,14 +23,16 @@ impl Inner {
         if !with_implied_read(vma.prot).contains(access) || vma.prot.is_empty() {
             return Err(AccessError::Denied);
         }
-        if self.translate(at).is_none() {
+        let mut leaf = self.translate(at);
+        if leaf.is_none() {
             self.fault_in(at, &vma)?;
             // All others are mapped with the rights of the VMA.
             if !matches!(&vma.backing, VmaBacking::Memory(mapping) if !mapping.is_shared()) {
                 return Ok(());
             }
+            leaf = self.translate(at);
         }
-        match self.translate(at) {
+        match leaf {
             Some(leaf) if access.contains(Prot::WRITE) && !leaf.access.contains(Access::WRITE) => {
                 self.break_cow(&leaf, &vma)
             }
@@ -101,7 +104,7 @@ impl Inner {
             }
             self.map(at, core::iter::once(Chunk::page(Pfn::containing(frame))), mapping).map_err(|_| {
                 // SAFETY: the owner that was added above; no entry maps the frame.
-                unsafe { pages::release(core::iter::once(frame)) };
+                unsafe { pages::release(AddrRange::new(frame, frame + PAGE_SIZE)) };
                 AccessError::OutOfMemory
             })
         });
@@ -139,21 +142,29 @@ impl Inner {
         prot: Prot,
         content: &[u8],
     ) -> Result<(), AccessError> {
-        let mut at = range.start();
-        while at < range.end() {
-            if self.translate(at).is_some() {
-                at = at + PAGE_SIZE;
-                continue;
-            }
-            let mut end = at + PAGE_SIZE;
-            while end < range.end() && self.translate(end).is_none() {
-                end = end + PAGE_SIZE;
-            }
-            let content = content.get((at.raw() - range.start().raw()) as usize..).unwrap_or(&[]);
-            self.populate_hole(AddrRange::new(at, end), prot, content)?;
-            at = end;
+        let mut rest = range;
+        while let Some(hole) = self.first_hole(rest) {
+            let content = content.get((hole.start().raw() - range.start().raw()) as usize..).unwrap_or(&[]);
+            self.populate_hole(hole, prot, content)?;
+            rest = AddrRange::new(hole.end(), range.end());
         }
         Ok(())
+    }
+
+    /// The first pages of `range` that are not mapped, up to the next that is.
+    fn first_hole(&self, range: AddrRange<UserVa>) -> Option<AddrRange<UserVa>> {
+        let (mut start, mut end) = (range.start(), range.end());
+        if let Some(table) = &self.table {
+            table.runs_until(&table_frames::user(self.asid), range, |run| {
+                if run.at > start {
+                    end = run.at;
+                    return ControlFlow::Break(());
+                }
+                start = run.input().end();
+                ControlFlow::Continue(())
+            });
+        }
+        (start < end).then(|| AddrRange::new(start, end))
     }
 
     fn populate_hole(

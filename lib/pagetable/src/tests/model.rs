@@ -7,6 +7,7 @@ use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 /// The pages of the tested range: 72 MiB, which contains a whole 32 MiB group at any alignment.
 const PAGES: u64 = 72 << 8;
@@ -198,6 +199,25 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
         let differs = (0..PAGES as usize).find(|&n| found[n] != self.pages[n]);
         assert_eq!(differs.map(|n| (n, found[n], self.pages[n])), None, "page, found, wanted");
         check_groups(&leaves);
+        self.compare_runs(&leaves);
+    }
+
+    /// The runs consist of the leaves, in order, each within a table.
+    fn compare_runs(&self, leaves: &[Leaf<A>]) {
+        let (_, all) = self.part(0, PAGES);
+        let mut left = leaves.iter();
+        self.table.runs_until(&self.m, all, |run| {
+            let (mut at, mut size) = (0, 0);
+            while at < run.bytes {
+                let leaf = left.next().expect("a leaf of the run");
+                assert_eq!((leaf.at.raw(), leaf.to), (run.at.raw() + at, run.to + at), "{run:?}");
+                (at, size) = (at + leaf.bytes, leaf.bytes);
+            }
+            assert_eq!(at, run.bytes);
+            assert_eq!(run.at.raw() / (size << 9), (run.input().end().raw() - 1) / (size << 9), "{run:?}");
+            ControlFlow::Continue(())
+        });
+        assert_eq!(left.next(), None);
     }
 
     fn compare_translations(&self) {
