@@ -31,6 +31,7 @@ mod pages;
 mod pidfds;
 mod pipes;
 mod pointer_authentication;
+mod proc;
 mod processes;
 mod raw;
 mod result;
@@ -69,6 +70,14 @@ const PROBES: &[Probe] = &[
     ("files", Expectation::Pass, files::tree),
     ("checksum", Expectation::Manual, files::checksum),
     ("read-only", Expectation::Pass, files::read_only),
+    ("proc-own-process", Expectation::Pass, proc::own_process),
+    ("proc-threads", Expectation::Pass, proc::threads),
+    ("proc-descriptors", Expectation::Pass, proc::descriptors),
+    ("proc-maps", Expectation::Pass, proc::maps),
+    ("proc-texts", Expectation::Pass, proc::texts),
+    ("proc-exited-process", Expectation::Pass, proc::exited_process),
+    ("proc-machine", Expectation::Pass, proc::machine),
+    ("sys-devices", Expectation::Pass, proc::devices),
     ("tmpfs-content", Expectation::Pass, tmpfs::content),
     ("tmpfs-faults", Expectation::Pass, tmpfs::faults),
     ("tmpfs-names", Expectation::Pass, tmpfs::names),
@@ -289,7 +298,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 86] = [
+        let portable: [fn(&[String]) -> ProbeResult; 94] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -298,6 +307,14 @@ mod tests {
             processes::groups,
             start::hello,
             files::tree,
+            proc::own_process,
+            proc::threads,
+            proc::descriptors,
+            proc::maps,
+            proc::texts,
+            proc::exited_process,
+            proc::machine,
+            proc::devices,
             tmpfs::content,
             tmpfs::faults,
             tmpfs::names,

@@ -998,4 +998,28 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "if false && !entries.is_empty()",
         oracle: Oracle::UnitTest(PROGRAM, "file_tree::"),
     },
+    SourceMutant {
+        name: "number of a generated entry not checked",
+        file: "kernel/src/fs/generated.rs",
+        item: "GeneratedNode::lookup",
+        from: "if (numbered.next)(&numbers, number) != Some(number) { return Err(Errno::ENOENT); }",
+        to: "",
+        oracle: Oracle::UnitTest(KERNEL, "entries_are_found_by_name_and_number"),
+    },
+    SourceMutant {
+        name: "reopened end of a pipe not counted",
+        file: "kernel/src/fs/pipe/mod.rs",
+        item: "reopen",
+        from: "if is_writer { state.writers += 1 } else { state.readers += 1 }",
+        to: "if is_writer { state.writers += 0 } else { state.readers += 1 }",
+        oracle: Oracle::UnitTest(KERNEL, "pipe_ends_with_the_last_of_its_writers"),
+    },
+    SourceMutant {
+        name: "name in a line of maps not aligned",
+        file: "lib/program/src/proc_text.rs",
+        item: "MapLine::write_head",
+        from: "NAME_COLUMN.saturating_sub(len)",
+        to: "NAME_COLUMN - 24",
+        oracle: Oracle::UnitTest(PROGRAM, "map_lines_are_padded_to_the_name"),
+    },
 ];
