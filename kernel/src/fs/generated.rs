@@ -13,7 +13,7 @@ use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::{
-    NAME_MAX, OpenFlags, S_IFDIR, S_IFLNK, S_IFREG, SEEK_END, ST_NOATIME, ST_VALID, Stat, StatFs,
+    NAME_MAX, OpenFlags, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SEEK_END, ST_NOATIME, ST_VALID, Stat, StatFs,
 };
 use addr::{PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
@@ -107,17 +107,23 @@ pub fn find_decimal(_: &[u32], name: &[u8]) -> Option<u32> {
     (name == b"0" || !name.starts_with(b"0")).then_some(number)
 }
 
+/// The heap memory that is left for other work.
+const HEAP_RESERVE: usize = 256 << 10;
+
 /// A text that is being made; a write without memory is an error.
 #[derive(Default, Debug)]
 pub struct Text(pub Vec<u8>);
 
 impl Text {
-    /// Appends bytes.
+    /// Appends bytes. A text of more than a page leaves [`HEAP_RESERVE`] free, since a program can have many.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-        if debug::fail_point(FailPoint::Heap) || self.0.try_reserve(bytes.len()).is_err() {
+        let (len, capacity) = (self.0.len() + bytes.len(), self.0.capacity());
+        let has_room = || len <= PAGE_SIZE as usize || kernel_heap::has_room(HEAP_RESERVE + 2 * len);
+        let is_refused = len > capacity && (debug::fail_point(FailPoint::Heap) || !has_room());
+        if is_refused || self.0.try_reserve(bytes.len()).is_err() {
             return Err(Errno::ENOMEM);
         }
         self.0.extend_from_slice(bytes);
@@ -304,7 +310,7 @@ impl GeneratedNode {
             ino: self.inode(),
             mode,
             nlink: links as u32,
-            size: if mode & S_IFREG == S_IFREG { self.fs.file_bytes } else { 0 },
+            size: if mode & S_IFMT == S_IFREG { self.fs.file_bytes } else { 0 },
             blksize: PAGE_SIZE as i32,
             atime: now.seconds,
             atime_nsec: now.nanoseconds as u64,
@@ -458,7 +464,6 @@ impl File for GeneratedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abi::file::S_IFMT;
 
     static NUMBERED: Numbered = Numbered {
         entry: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(&[FILE], Some(&INNER)) },

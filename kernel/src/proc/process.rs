@@ -253,6 +253,9 @@ fn maps(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
         MapLine { name: &name.0, file, ..line }.write_head(out)?;
         out.push(&name.0)?;
         out.push(b"\n")?;
+        if sched::try_current().is_some_and(|thread| thread.is_interrupted()) {
+            return Err(Errno::EINTR);
+        }
         sched::yield_if_slice_ended();
     }
     Ok(())

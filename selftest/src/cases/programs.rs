@@ -49,6 +49,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "proc_maps_name_their_objects" by passes "proc-maps",
     "proc_texts_are_read_in_pieces" by passes "proc-texts",
     "proc_files_of_an_exited_process_are_empty_then_gone" by passes "proc-exited-process",
+    "proc_is_read_while_processes_start_and_exit" by passes "proc-churn",
     "proc_and_sys_agree_with_system_calls" by passes "proc-machine",
     "sys_devices_have_classes_and_registers" by passes "sys-devices",
     "tmpfs_files_keep_their_bytes" by passes "tmpfs-content",

@@ -76,6 +76,7 @@ const PROBES: &[Probe] = &[
     ("proc-maps", Expectation::Pass, proc::maps),
     ("proc-texts", Expectation::Pass, proc::texts),
     ("proc-exited-process", Expectation::Pass, proc::exited_process),
+    ("proc-churn", Expectation::Pass, proc::churn),
     ("proc-machine", Expectation::Pass, proc::machine),
     ("sys-devices", Expectation::Pass, proc::devices),
     ("tmpfs-content", Expectation::Pass, tmpfs::content),
@@ -298,7 +299,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 94] = [
+        let portable: [fn(&[String]) -> ProbeResult; 95] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -313,6 +314,7 @@ mod tests {
             proc::maps,
             proc::texts,
             proc::exited_process,
+            proc::churn,
             proc::machine,
             proc::devices,
             tmpfs::content,

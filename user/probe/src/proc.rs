@@ -10,10 +10,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::epolls::{eventfd, owned};
+use crate::iterations::iterations;
 use crate::processes::{fork, wait};
 use crate::result::{Failure, ProbeResult, ensure, expect_error};
 
@@ -268,6 +270,42 @@ pub fn exited_process(_: &[String]) -> ProbeResult {
     expect_error("list", names(&directory), libc::ENOENT)?;
     drop(opened);
     Ok(())
+}
+
+/// The files of processes are read while the processes start and exit.
+pub fn churn(_: &[String]) -> ProbeResult {
+    let is_done = AtomicBool::new(false);
+    let read = || -> io::Result<usize> {
+        let mut count = 0;
+        while !is_done.load(Ordering::Relaxed) {
+            for name in names("/proc")? {
+                if name.parse().is_ok_and(|id: u32| id >= process::id()) {
+                    let directory = PathBuf::from("/proc").join(name);
+                    for file in ["stat", "status", "statm", "maps", "cmdline", "auxv", "comm"] {
+                        count += fs::read(directory.join(file)).map_or(0, |text| text.len());
+                    }
+                    for descriptor in names(directory.join("fd")).unwrap_or_default() {
+                        count += usize::from(fs::read_link(directory.join("fd").join(&descriptor)).is_ok());
+                        count += usize::from(fs::read(directory.join("fdinfo").join(&descriptor)).is_ok());
+                    }
+                    count += usize::from(fs::read_link(directory.join("exe")).is_ok());
+                    count += usize::from(fs::metadata(directory.join("cwd")).is_ok());
+                }
+            }
+        }
+        Ok(count)
+    };
+    thread::scope(|scope| {
+        let readers = [(); 2].map(|()| scope.spawn(read));
+        let forked =
+            (0..iterations(100)).try_for_each(|_| wait(fork(|| 0)?, 0).map(drop).map_err(Failure::from));
+        is_done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            let count = reader.join().map_err(|_| "a reader")??;
+            ensure(count > 0, || "nothing was read".into())?;
+        }
+        forked
+    })
 }
 
 /// The machine: memory, CPUs and settings agree with system calls.
