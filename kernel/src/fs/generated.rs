@@ -59,6 +59,8 @@ pub enum EntryKind {
     Bytes(ReadAt),
     /// A symbolic link. Called with the tree locked.
     Link(fn(&[u32]) -> Result<LinkTarget<FsNode>, Errno>),
+    /// A symbolic link with permissions of its own.
+    LinkWithMode(fn(&[u32]) -> Result<LinkTarget<FsNode>, Errno>, fn(&[u32]) -> u32),
 }
 
 /// Entries with numbers. The functions get the numbers before theirs.
@@ -287,8 +289,9 @@ impl GeneratedNode {
 
     /// Returns `st_mode`.
     pub fn mode(&self) -> u32 {
-        let (entry, _) = self.entry();
+        let (entry, numbers) = self.entry();
         let kind = match entry.kind {
+            EntryKind::LinkWithMode(_, mode) => return S_IFLNK | mode(&numbers),
             EntryKind::Directory(..) => S_IFDIR,
             EntryKind::Link(_) => S_IFLNK,
             EntryKind::Text(_) | EntryKind::Setting(..) | EntryKind::Bytes(_) => S_IFREG,
@@ -340,7 +343,7 @@ impl GeneratedNode {
     pub fn target(&self) -> Result<Option<LinkTarget<FsNode>>, Errno> {
         let (entry, numbers) = self.entry();
         match entry.kind {
-            EntryKind::Link(target) => target(&numbers).map(Some),
+            EntryKind::Link(target) | EntryKind::LinkWithMode(target, _) => target(&numbers).map(Some),
             _ => Ok(None),
         }
     }
@@ -353,7 +356,7 @@ impl GeneratedNode {
         let (entry, _) = self.entry();
         let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE);
         match entry.kind {
-            EntryKind::Link(_) => return Err(Errno::ELOOP),
+            EntryKind::Link(_) | EntryKind::LinkWithMode(..) => return Err(Errno::ELOOP),
             EntryKind::Setting(..) => {}
             _ if writes => return Err(Errno::EACCES),
             _ => {}
@@ -400,7 +403,9 @@ impl GeneratedFile {
                     Ok(count)
                 });
             }
-            EntryKind::Directory(..) | EntryKind::Link(_) => return Err(Errno::EISDIR),
+            EntryKind::Directory(..) | EntryKind::Link(_) | EntryKind::LinkWithMode(..) => {
+                return Err(Errno::EISDIR);
+            }
         };
         if offset == 0 {
             state.text = None;

@@ -66,7 +66,7 @@ const ROOT: &[FsEntry] = &[
                     FsEntry::text("ngroups_max", |_, out| number(out, 65_536)),
                     FsEntry::text("osrelease", |_, out| name(out, &SYSTEM_NAME.release)),
                     FsEntry::text("ostype", |_, out| name(out, &SYSTEM_NAME.sysname)),
-                    FsEntry::text("pid_max", |_, out| number(out, u32::MAX.into())),
+                    FsEntry::text("pid_max", |_, out| number(out, i32::MAX as u64)),
                     FsEntry::directory(
                         "random",
                         &[

@@ -67,7 +67,7 @@ static THREADS: Numbered = Numbered {
 };
 
 static DESCRIPTORS: Numbered = Numbered {
-    entry: FsEntry { name: "", mode: 0o700, kind: EntryKind::Link(descriptor) },
+    entry: FsEntry { name: "", mode: 0, kind: EntryKind::LinkWithMode(descriptor, descriptor_mode) },
     ..DESCRIPTOR_STATES_OF
 };
 static DESCRIPTOR_STATES: Numbered = DESCRIPTOR_STATES_OF;
@@ -143,6 +143,21 @@ fn descriptor(numbers: &[u32]) -> Result<LinkTarget<FsNode>, Errno> {
     // By reference: the last reference must not be dropped here.
     let file = &files.get(numbers[1] as i32).map_err(|_| Errno::ENOENT)?.file;
     node(file.node().cloned().unwrap_or_else(|| FsNode::Open(Arc::downgrade(file))))
+}
+
+/// Returns the permissions of a link: those for which the file is open.
+fn descriptor_mode(numbers: &[u32]) -> u32 {
+    let flags = running(numbers).and_then(|process| {
+        let files = process.files.lock();
+        files.get(numbers[1] as i32).map(|entry| entry.file.flags())
+    });
+    match flags {
+        Ok(flags) if flags.contains(OpenFlags::PATH) => 0o100,
+        Ok(flags) if flags.contains(OpenFlags::WRITE_ONLY) => 0o300,
+        Ok(flags) if flags.contains(OpenFlags::READ_WRITE) => 0o700,
+        Ok(_) => 0o500,
+        Err(_) => 0,
+    }
 }
 
 fn descriptor_state(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {

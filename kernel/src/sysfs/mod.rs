@@ -103,9 +103,9 @@ const DEVICES_OF: Numbered = Numbered {
     entry: FsEntry::directory("", &[]),
     next: |numbers, from| device_numbers(from).find(|&number| is_same_class(numbers[0], number)),
     name: |_, number, out| out.push(name_of(&*device(number)?).as_bytes()),
-    find: |_, name| {
-        device_numbers(0)
-            .find(|&number| device(number).is_ok_and(|device| name_of(&device).as_bytes() == name))
+    find: |numbers, name| {
+        let has_name = |number| device(number).is_ok_and(|device| name_of(&device).as_bytes() == name);
+        device_numbers(0).find(|&number| is_same_class(numbers[0], number) && has_name(number))
     },
 };
 

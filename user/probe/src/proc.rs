@@ -128,6 +128,8 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     equal("memfd", text(&memory)?, "/memfd:probe name (deleted)".into())?;
 
     let (mut reader, writer) = io::pipe()?;
+    let mode = |file: &dyn AsRawFd| fs::symlink_metadata(link(file)).map(|found| found.mode() & 0o777);
+    equal("modes", (mode(&reader)?, mode(&writer)?, mode(&file)?), (0o500, 0o300, 0o700))?;
     let inode = File::from(OwnedFd::from(reader.try_clone()?)).metadata()?.ino();
     equal("pipe", text(&reader)?, format!("pipe:[{inode}]"))?;
     let mut second = OpenOptions::new().write(true).open(link(&writer))?;
