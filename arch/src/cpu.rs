@@ -175,6 +175,8 @@ mod target {
     static LOCALS: [CpuLocal; MAX_CPUS] = [const { CpuLocal::new() }; MAX_CPUS];
     /// The bits of [`features`].
     static FEATURES: AtomicU64 = AtomicU64::new(0);
+    /// MIDR_EL1 of each CPU.
+    static MIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
     /// Sets up the CPU-local data of this CPU: its number `index` and the top of its emergency stack. Panics
     /// if `index` is not below [`MAX_CPUS`].
@@ -188,6 +190,7 @@ mod target {
     /// Removes the features that this CPU lacks from [`features`]; the boot CPU, which must be first, sets
     /// them. Requires the vector table, and must precede the first migration of a thread.
     pub(crate) fn detect(index: usize) {
+        MIDR[index].store(MIDR_EL1.get(), Relaxed);
         let mut own = CpuFeatures::decode(&CpuIdRegisters::read());
         if own.contains(CpuFeatures::MOPS) && !probe::executes_memory_set() {
             own.remove(CpuFeatures::MOPS);
@@ -224,6 +227,11 @@ mod target {
     #[inline]
     pub fn features() -> CpuFeatures {
         CpuFeatures::from_bits_truncate(FEATURES.load(Relaxed))
+    }
+
+    /// MIDR_EL1 of a running CPU.
+    pub fn midr(index: usize) -> u64 {
+        MIDR[index].load(Relaxed)
     }
 
     /// The width of physical addresses (PARange), at most 48 bits.
@@ -324,6 +332,11 @@ mod target {
     /// The features that all running CPUs have.
     pub fn features() -> CpuFeatures {
         CpuFeatures::decode(&CpuIdRegisters { midr: fake::midr(), ..CpuIdRegisters::default() })
+    }
+
+    /// MIDR_EL1 of a running CPU.
+    pub fn midr(_: usize) -> u64 {
+        fake::midr()
     }
 
     /// The width of physical addresses, at most 48 bits.

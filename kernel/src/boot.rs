@@ -2,7 +2,9 @@
 
 use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, firmware, fs, iommu, irq, percpu, power, process, sched, smp};
+use crate::{
+    console, devices, dma, firmware, fs, iommu, irq, percpu, power, proc, process, sched, smp, sysfs,
+};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::string::String;
@@ -89,6 +91,8 @@ pub unsafe fn start_kernel(
     process::random::seed(&platform.rng_seed);
     fs::init();
     process::random_device::register().unwrap_or_else(|error| log::warn!("devices: {error}"));
+    proc::init(bootargs);
+    sysfs::init();
     fs::console::start(platform.console.and_then(|uart| uart.interrupt));
     let devices = devices::probe(&platform, hosts, &args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {

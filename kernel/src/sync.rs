@@ -10,9 +10,11 @@
 //!
 //! A thread that holds one of these locks acquires only locks further down. The first ones are a `Mutex`:
 //!
-//! 1. interests of an epoll instance (`fs::epoll`), bytes of a pipe (`fs::pipe`); then address space, file
-//!    descriptors of a process (`vm`, `fs`)
-//! 2. host bridge, during the probe of its functions and the isolation of a removed one (`devices::pci`)
+//! 1. interests of an epoll instance (`fs::epoll`), bytes of a pipe (`fs::pipe`), state of a generated file
+//!    (`fs::generated`); then the file tree (`fs::root`); then address space, file descriptors and current
+//!    directory of a process (`vm`, `fs`)
+//! 2. host bridge, during the probe of its functions, the isolation of a removed one, and reads of its files
+//!    (`devices::pci`, `sysfs`)
 //! 3. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
 //! 4. SMMU stream table, TLB tags (`iommu`)
 //!

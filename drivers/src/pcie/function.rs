@@ -27,6 +27,11 @@ impl ClassCode {
         Self((base as u32) << 16 | (sub as u32) << 8 | interface as u32)
     }
 
+    /// The three bytes, the base class highest.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
     /// Whether it is a bridge of any type, including host bridges.
     pub const fn is_bridge(self) -> bool {
         self.0 >> 16 == 6

@@ -132,9 +132,14 @@ impl<C: ConfigSpace> Host<C> {
         &self.description
     }
 
-    /// Configuration space, for device drivers.
-    pub fn config(&mut self) -> &mut C {
-        &mut self.config
+    /// The bridge above a function; `None` on a root bus.
+    pub fn bridge_above(&self, function: &Function) -> Option<Bdf> {
+        function.parent.map(|parent| self.functions[parent].bdf)
+    }
+
+    /// Configuration space, for reading.
+    pub fn config(&self) -> &C {
+        &self.config
     }
 
     /// The function at `bdf`.
@@ -346,17 +351,17 @@ mod tests {
         let is_master = |host: &mut Host<FakeBus>, at| host.config().read16(at, COMMAND) & MASTER != 0;
         let present = |function| Err(IsolateError::Present { function, bridge: port });
         assert_eq!(host.isolate_removed(first), present(first), "not removed");
-        host.config().remove(first);
+        host.config.remove(first);
         assert_eq!(host.isolate_removed(first), present(second), "the other function is in use");
         assert!(is_master(&mut host, port));
-        host.config().remove(second);
+        host.config.remove(second);
         assert_eq!(host.isolate_removed(first), Ok(port));
         assert!(!is_master(&mut host, port));
         assert!([switch, root, other_port, other].into_iter().all(|at| is_master(&mut host, at)));
-        host.config().remove(switch);
+        host.config.remove(switch);
         assert_eq!(host.isolate_removed(other), Ok(root), "with all of the switch");
         assert!(!is_master(&mut host, root));
-        host.config().remove(root);
+        host.config.remove(root);
         assert_eq!(host.isolate_removed(other), Err(IsolateError::NoBridge(other)));
     }
 
@@ -364,7 +369,7 @@ mod tests {
     fn removed_function_on_the_root_bus_is_not_isolated() {
         let (mut host, _) = host_with_switch();
         let device = Bdf::new(0, 0, 0);
-        host.config().remove(device);
+        host.config.remove(device);
         assert_eq!(host.isolate_removed(device), Err(IsolateError::NoBridge(device)));
         let absent = Bdf::new(0, 9, 0);
         assert_eq!(host.isolate_removed(absent), Err(IsolateError::NoSuchFunction(absent)));
@@ -376,7 +381,7 @@ mod tests {
         port.set8(COMMAND, MASTER as u8);
         let mut host = Host::enumerate(FakeBus::new([port]), description());
         let (bridge, device) = (Bdf::new(0, 0, 0), Bdf::new(1, 0, 0));
-        host.config().remove(device);
+        host.config.remove(device);
         let error = IsolateError::NotDisabled { bridge, command: MASTER | INTX_OFF };
         assert_eq!(host.isolate_removed(device), Err(error));
     }

@@ -7,6 +7,7 @@ use crate::iommu;
 use crate::irq;
 use crate::memory::vmalloc;
 use crate::sched::Mutex;
+use crate::sync::SpinLock;
 use addr::{AddrRange, KernelVa, StreamId};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -58,6 +59,13 @@ fn driver_for(
 /// A host bridge whose hierarchy has been enumerated.
 pub type PciHost = Mutex<Host>;
 
+static HOSTS: SpinLock<Vec<&'static PciHost>> = SpinLock::new(Vec::new());
+
+/// Returns a host bridge by its place in the order of enumeration.
+pub fn host(index: usize) -> Option<&'static PciHost> {
+    HOSTS.lock().get(index).copied()
+}
+
 /// Enumerates the functions behind a host bridge, and stops those that are bus masters.
 pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
     match open(description) {
@@ -67,7 +75,9 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
                 log::warn!("pci: {at}: disabled bus mastering, left enabled by an earlier boot stage");
             }
             log::info!("pci: {} functions, buses {:?}", host.functions().len(), description.buses);
-            Some(Box::leak(Box::new(Mutex::new(host))))
+            let host = Box::leak(Box::new(Mutex::new(host)));
+            HOSTS.lock().push(host);
+            Some(host)
         }
         Err(error) => {
             log::warn!("pci host at {:#x}: ignored: {error}", description.ecam.start());

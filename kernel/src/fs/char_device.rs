@@ -147,6 +147,16 @@ pub fn register_instance(
     REGISTRY.lock().add_instance(class, Box::new(open))
 }
 
+/// Returns the number of registered devices.
+pub fn count() -> usize {
+    REGISTRY.lock().0.len()
+}
+
+/// Returns a device by its place in the order of registration.
+pub fn get(index: usize) -> Option<Arc<CharDevice>> {
+    REGISTRY.lock().0.get(index).cloned()
+}
+
 /// Returns all registered devices.
 pub fn all() -> Vec<Arc<CharDevice>> {
     REGISTRY.lock().0.clone()

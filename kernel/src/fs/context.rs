@@ -1,10 +1,9 @@
 //! The current directory and the mode mask of a process.
 
-use super::root::{self, NodeRef, Tree};
+use super::root::{self, FsNode, NodeRef};
 use crate::sched::Mutex;
 use abi::Errno;
 use core::sync::atomic::{AtomicU32, Ordering};
-use program::NodeId;
 
 /// What `chdir` and `umask` set.
 pub struct FsContext {
@@ -26,11 +25,9 @@ impl FsContext {
     /// # Errors
     /// Those of [`root::lock`].
     pub fn copy(&self) -> Result<Self, Errno> {
-        let directory =
-            self.directory.lock().as_ref().map(|directory| reference(directory.id())).transpose()?;
         Ok(Self {
-            directory: Mutex::new(directory),
-            mode_mask: AtomicU32::new(self.mode_mask.load(Ordering::Relaxed)),
+            directory: Mutex::new(Some(self.directory()?)),
+            mode_mask: AtomicU32::new(self.mode_mask()),
         })
     }
 
@@ -39,8 +36,14 @@ impl FsContext {
     /// # Errors
     /// Those of [`root::lock`].
     pub fn directory(&self) -> Result<NodeRef, Errno> {
-        let directory = self.directory.lock();
-        reference(directory.as_ref().map_or(Tree::ROOT, NodeRef::id))
+        let mut tree = root::lock()?;
+        let directory = self.directory_node();
+        Ok(NodeRef::new(&mut tree, directory))
+    }
+
+    /// Returns the current directory. Called with the tree locked.
+    pub fn directory_node(&self) -> FsNode {
+        self.directory.lock().as_ref().map_or(FsNode::ROOT, |directory| directory.node().clone())
     }
 
     /// Sets the current directory.
@@ -57,16 +60,16 @@ impl FsContext {
 
     /// Removes the masked bits of the mode of a new file.
     pub fn masked(&self, mode: u32) -> u32 {
-        mode & !self.mode_mask.load(Ordering::Relaxed)
+        mode & !self.mode_mask()
+    }
+
+    /// Returns the mask.
+    pub fn mode_mask(&self) -> u32 {
+        self.mode_mask.load(Ordering::Relaxed)
     }
 
     /// `umask`: sets the mask, and returns the previous one.
     pub fn set_mode_mask(&self, mask: u32) -> u32 {
         self.mode_mask.swap(mask & 0o777, Ordering::Relaxed)
     }
-}
-
-/// Returns a reference to a node that the caller has a reference to.
-fn reference(id: NodeId) -> Result<NodeRef, Errno> {
-    Ok(NodeRef::new(&mut *root::lock()?, id))
 }

@@ -1,6 +1,7 @@
 //! dma-buf files, exported by a heap and imported by a device node. A buffer lives while it is open, mapped
 //! or attached.
 
+use super::generated::Text;
 use super::sync_file::{self, SyncFile};
 use super::{Caller, File};
 use crate::debug::{self, FailPoint};
@@ -18,6 +19,7 @@ use addr::{Iova, Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
@@ -38,12 +40,18 @@ pub struct DmaBuf {
     attachments: SpinLock<Vec<Weak<Attachment>>>,
     fences: SpinLock<BufferFences>,
     /// The name that the program gave, for reports of faults.
-    name: SpinLock<Vec<u8>>,
+    name: SpinLock<ArrayVec<u8, DMA_BUF_NAME_LEN>>,
+    /// The name of the heap.
+    exporter: &'static str,
 }
 
 impl DmaBuf {
     pub fn buffer(&self) -> &Arc<ChunkedBuffer> {
         &self.buffer
+    }
+
+    fn name(&self) -> ArrayVec<u8, DMA_BUF_NAME_LEN> {
+        self.name.lock().clone()
     }
 
     /// Records an attachment.
@@ -145,15 +153,18 @@ pub struct DmaBufFile(Arc<DmaBuf>);
 const BATCH: usize = 64;
 
 impl DmaBufFile {
+    /// A file of a buffer that the heap `exporter` has allocated.
+    ///
     /// # Errors
     /// `ENOMEM`
-    pub fn new(buffer: Arc<ChunkedBuffer>) -> Result<Self, Errno> {
+    pub fn new(buffer: Arc<ChunkedBuffer>, exporter: &'static str) -> Result<Self, Errno> {
         let dma_buf = DmaBuf {
             buffer,
             inode: NEXT_INODE.fetch_add(1, Ordering::Relaxed),
             attachments: SpinLock::new(Vec::new()),
             fences: SpinLock::new(BufferFences::new()),
-            name: SpinLock::new(Vec::new()),
+            name: SpinLock::new(ArrayVec::new()),
+            exporter,
         };
         heap::try_arc(dma_buf).map(Self).ok_or(Errno::ENOMEM)
     }
@@ -164,7 +175,7 @@ impl DmaBufFile {
             other => other,
         })?;
         let mut current = self.0.name.lock();
-        *current = name;
+        *current = name.iter().copied().collect();
         debug::buffer_named(self.0.buffer.tag(), &current);
         Ok(())
     }
@@ -250,6 +261,27 @@ impl File for DmaBufFile {
             blocks: len / 512,
             ..Stat::default()
         }
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"/dmabuf:")?;
+        out.push(&self.0.name())
+    }
+
+    fn describe_state(&self, references: usize, out: &mut Text) -> Result<(), Errno> {
+        let name = self.0.name();
+        writeln!(
+            out,
+            "size:\t{}\ncount:\t{references}\nexp_name:\t{}",
+            self.0.buffer.len(),
+            self.0.exporter
+        )?;
+        if !name.is_empty() {
+            out.push(b"name:\t")?;
+            out.push(&name)?;
+            out.push(b"\n")?;
+        }
+        Ok(())
     }
 
     /// By the whole number, as in Linux (`dma_buf_ioctl`): both sizes of a name's pointer are listed.

@@ -1,11 +1,14 @@
 //! `eventfd2`: a counter as a file.
 
 use super::File;
+use super::generated::Text;
 use super::readiness::{Watchable, Watched};
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::PollEvents;
 use addr::UserVa;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The counter.
 #[derive(Debug)]
@@ -43,11 +46,14 @@ impl EventCounter {
     }
 }
 
-pub struct EventFd(Watched<EventCounter>);
+/// The counter, and a number for reports.
+pub struct EventFd(Watched<EventCounter>, u32);
 
 impl EventFd {
     pub fn new(value: u32, is_semaphore: bool) -> Self {
-        Self(Watched::new(EventCounter { value: value.into(), is_semaphore }))
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let counter = EventCounter { value: value.into(), is_semaphore };
+        Self(Watched::new(counter), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Runs an operation, which on success makes `events` ready.
@@ -89,6 +95,17 @@ impl File for EventFd {
     /// Accepts any position, which has no effect, as on Linux.
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Ok(0)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[eventfd]")
+    }
+
+    fn describe_state(&self, _: usize, out: &mut Text) -> Result<(), Errno> {
+        let (value, is_semaphore) = self.0.with(|counter| (counter.value, counter.is_semaphore));
+        writeln!(out, "eventfd-count: {value:16x}")?;
+        writeln!(out, "eventfd-id: {}", self.1)?;
+        Ok(writeln!(out, "eventfd-semaphore: {}", u8::from(is_semaphore))?)
     }
 
     fn poll(&self) -> PollEvents {

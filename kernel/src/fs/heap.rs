@@ -28,6 +28,11 @@ enum DmaHeap {
 impl DmaHeap {
     const ALL: [Self; 3] = [Self::System, Self::Uncached, Self::Contiguous];
 
+    /// The name, by which the buffers report their exporter.
+    fn name(self) -> &'static str {
+        &self.path()["/dev/dma_heap/".len()..]
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::System => "/dev/dma_heap/system",
@@ -69,7 +74,7 @@ impl HeapFile {
         // A length that exceeds the last page rounds up to 0 in Linux.
         let len = request.len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
         let buffer = dma::alloc_unattached(len, self.0.attrs()).map_err(errno)?;
-        let file = OpenFile::try_new(DmaBufFile::new(buffer)?, flags)?;
+        let file = OpenFile::try_new(DmaBufFile::new(buffer, self.0.name())?, flags)?;
         super::insert_and_report(caller.files, file, flags.contains(OpenFlags::CLOEXEC), |fd| {
             request.fd = fd;
             memory.write_prefix(at, &request, ioctl.output_len())

@@ -7,6 +7,7 @@ mod directory;
 pub mod dma_buf;
 pub mod epoll;
 pub mod eventfd;
+pub mod generated;
 mod heap;
 mod initramfs;
 pub mod memory_devices;
@@ -30,13 +31,14 @@ use abi::file::{
 };
 use addr::{PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
-use program::{FdTable, FenceSet, MountId, NodeId, NodeKind, PathEnd, resolve};
+use generated::{GeneratedNode, Text};
+use program::{FdTable, FenceSet, MountId, NodeId, NodeKind, PathEnd};
 use readiness::Watchable;
-use root::{FileBody, NodeRef, Tree};
+use root::{FileBody, FsNode, NodeRef, Tree};
 
 pub use initramfs::{MountError, mount};
 
@@ -161,6 +163,19 @@ pub trait File: Any + Send + Sync {
     fn watched(&self) -> Option<&dyn Watchable> {
         None
     }
+    /// Opens the object again, by its link in `/proc/PID/fd`.
+    fn reopen(&self, _flags: OpenFlags) -> Result<Box<dyn File>, Errno> {
+        Err(Errno::ENXIO)
+    }
+    /// Appends the text of the link in `/proc/PID/fd` if the file was not opened by a path.
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[file]")
+    }
+    /// Appends the lines of `/proc/PID/fdinfo` that only this kind of file has. `references` is the number of
+    /// references to the open file.
+    fn describe_state(&self, _references: usize, _out: &mut Text) -> Result<(), Errno> {
+        Ok(())
+    }
     /// Records the changeable flags, which [`OpenFile`] has, for a file that they affect.
     fn set_flags(&self, _flags: OpenFlags) {}
     /// Returns the content if the file is a regular file in memory.
@@ -247,32 +262,29 @@ impl OpenFile {
     }
 
     /// Returns the node, if the file was opened by a path or is in memory.
-    pub fn node(&self) -> Option<NodeId> {
-        self.node.as_ref().map(NodeRef::id)
+    pub fn node(&self) -> Option<&FsNode> {
+        self.node.as_ref().map(NodeRef::node)
     }
 
     /// Returns the attributes: those of the node, so that they are the same for the path.
     pub fn stat(&self) -> Result<Stat, Errno> {
         match self.node() {
-            Some(id) => Ok(stat_node(&*root::lock()?, id)),
+            Some(node) => stat(node),
             None => Ok(self.file.stat()),
+        }
+    }
+
+    /// Appends the text of the link in `/proc/PID/fd`.
+    pub fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        match self.node() {
+            Some(node) => write_path(node, out),
+            None => self.file.describe(out),
         }
     }
 
     /// Returns the attributes of the file system.
     pub fn stat_fs(&self) -> Result<StatFs, Errno> {
-        let anonymous = StatFs {
-            kind: ANON_INODE_MAGIC,
-            bsize: PAGE_SIZE,
-            frsize: PAGE_SIZE,
-            namelen: NAME_MAX as u64,
-            flags: ST_VALID,
-            ..StatFs::default()
-        };
-        match self.node() {
-            Some(id) => Ok(stat_fs(&*root::lock()?, id)),
-            None => Ok(anonymous),
-        }
+        stat_fs(self.node())
     }
 
     pub fn flags(&self) -> OpenFlags {
@@ -330,7 +342,7 @@ pub fn init() {
 /// # Errors
 /// Those of [`open_at`].
 pub fn open_path(path: &str, flags: OpenFlags) -> Result<OpenFile, Errno> {
-    open_at(Tree::ROOT, path.as_bytes(), flags, 0)
+    open_at(&FsNode::ROOT, path.as_bytes(), flags, 0)
 }
 
 /// Opens `path`, relative to the directory `start`, to which the caller has a reference. A new file gets
@@ -338,7 +350,7 @@ pub fn open_path(path: &str, flags: OpenFlags) -> Result<OpenFile, Errno> {
 ///
 /// # Errors
 /// Those of `open(2)`; `EOPNOTSUPP` for `O_TMPFILE`.
-pub fn open_at(start: NodeId, path: &[u8], flags: OpenFlags, mode: u32) -> Result<OpenFile, Errno> {
+pub fn open_at(start: &FsNode, path: &[u8], flags: OpenFlags, mode: u32) -> Result<OpenFile, Errno> {
     // Other flags have no effect with O_PATH.
     let flags = if flags.contains(OpenFlags::PATH) { flags & PATH_FLAGS } else { flags };
     if flags.contains(OpenFlags::CREATE | OpenFlags::DIRECTORY) {
@@ -350,25 +362,30 @@ pub fn open_at(start: NodeId, path: &[u8], flags: OpenFlags, mode: u32) -> Resul
     let is_exclusive = flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE);
     let follow = !flags.contains(OpenFlags::NOFOLLOW) && !is_exclusive;
     let mut tree = root::lock()?;
-    let end = resolve(&*tree, &start, path, follow)?;
-    let (id, is_new) = match end.node {
+    let end = tree.resolve(start, path, follow)?;
+    let (node, is_new) = match &end.node {
         Some(_) if is_exclusive => return Err(Errno::EEXIST),
-        Some(id) if flags.contains(OpenFlags::CREATE) && tree.node(id).is_directory() => {
+        Some(node) if flags.contains(OpenFlags::CREATE) && tree.is_directory(node) => {
             return Err(Errno::EISDIR);
         }
-        Some(id) => (id, false),
+        Some(node) => (node.clone(), false),
         None if !flags.contains(OpenFlags::CREATE) => return Err(Errno::ENOENT),
         None if end.has_slash => return Err(Errno::EISDIR),
-        None => (create_file(&mut tree, &end, mode)?, true),
+        None => (FsNode::Tree(create_file(&mut tree, &end, mode)?), true),
     };
-    let target = OpenTarget::of(&mut tree, id, flags)?;
-    let node = NodeRef::new(&mut tree, id);
+    let target = OpenTarget::of(&mut tree, &node, flags)?;
+    let node = NodeRef::new(&mut tree, node);
     drop(tree);
     let file: Box<dyn File> = match target {
         OpenTarget::PathOnly => boxed(path_only::PathOnly)?,
-        OpenTarget::Directory => boxed(directory::DirectoryFile::new(id))?,
+        OpenTarget::Directory => boxed(directory::DirectoryFile::new(node.node().clone()))?,
         OpenTarget::Device(device) => device.open()?,
-        OpenTarget::File(body) => {
+        OpenTarget::Generated(generated) => generated.open(flags)?,
+        OpenTarget::Open(file) => {
+            let file = file.upgrade().ok_or(Errno::ENOENT)?;
+            return Ok(OpenFile::of(file.file().reopen(flags)?, None, flags));
+        }
+        OpenTarget::File(id, body) => {
             let file = regular::Regular::new(id, body, flags);
             if flags.contains(OpenFlags::TRUNCATE) && !is_new {
                 file.truncate(0)?;
@@ -395,39 +412,57 @@ const PATH_FLAGS: OpenFlags =
 /// Creates an empty regular file.
 ///
 /// # Errors
-/// Those of [`FileTree::create`](program::FileTree::create).
-pub fn create_file(tree: &mut Tree, end: &PathEnd<NodeId>, mode: u32) -> Result<NodeId, Errno> {
+/// Those of [`FileTree::create`](program::FileTree::create), and of [`parent_of_new`].
+pub fn create_file(tree: &mut Tree, end: &PathEnd<FsNode>, mode: u32) -> Result<NodeId, Errno> {
+    let directory = parent_of_new(end)?;
     let kind = NodeKind::File(FileBody::Memory(SharedMemory::new()?));
-    tree.create(end.directory, &end.name, kind, S_IFREG | mode & 0o7777, root::now())
+    tree.create(directory, &end.name, kind, S_IFREG | mode & 0o7777, root::now())
+}
+
+/// Returns the directory of a path whose last name does not exist.
+///
+/// # Errors
+/// `ENOENT` in a generated file system, in which programs create nothing.
+pub fn parent_of_new(end: &PathEnd<FsNode>) -> Result<NodeId, Errno> {
+    end.directory.in_tree().map_err(|_| Errno::ENOENT)
 }
 
 /// The object behind a node that is opened.
 enum OpenTarget {
     PathOnly,
     Directory,
-    File(FileBody),
+    File(NodeId, FileBody),
     Device(Arc<char_device::CharDevice>),
+    Generated(GeneratedNode),
+    Open(Weak<OpenFile>),
 }
 
 impl OpenTarget {
     /// # Errors
     /// `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not followed, `EROFS` for writing to the
     /// archive, `ENOSPC` and `ENOMEM` for the copy of a file of the archive.
-    fn of(tree: &mut Tree, id: NodeId, flags: OpenFlags) -> Result<Self, Errno> {
+    fn of(tree: &mut root::TreeGuard, node: &FsNode, flags: OpenFlags) -> Result<Self, Errno> {
         let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
-        let body = match &tree.node(id).kind {
-            NodeKind::Directory(_) if writes => return Err(Errno::EISDIR),
-            kind if flags.contains(OpenFlags::DIRECTORY) && !matches!(kind, NodeKind::Directory(_)) => {
-                return Err(Errno::ENOTDIR);
-            }
+        match tree.is_directory(node) {
+            true if writes => return Err(Errno::EISDIR),
+            false if flags.contains(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
             _ if flags.contains(OpenFlags::PATH) => return Ok(Self::PathOnly),
+            true => return Ok(Self::Directory),
+            false => {}
+        }
+        let id = match node {
+            FsNode::Tree(id) => *id,
+            FsNode::Generated(generated) => return Ok(Self::Generated(generated.clone())),
+            FsNode::Open(file) => return Ok(Self::Open(file.clone())),
+        };
+        let body = match &tree.node(id).kind {
             NodeKind::Directory(_) => return Ok(Self::Directory),
             NodeKind::Link(_) => return Err(Errno::ELOOP),
             NodeKind::Device(device) => return Ok(Self::Device(device.clone())),
             NodeKind::File(body) => body.clone(),
         };
         let body = if writes { writable_body(tree, id, body)? } else { body };
-        Ok(Self::File(body))
+        Ok(Self::File(id, body))
     }
 }
 
@@ -451,11 +486,14 @@ fn writable_body(tree: &mut Tree, id: NodeId, body: FileBody) -> Result<FileBody
 ///
 /// # Errors
 /// `EISDIR`, `EINVAL` for another kind of file, `EROFS`, and those of the file.
-pub fn truncate_at(start: NodeId, path: &[u8], size: u64) -> Result<(), Errno> {
+pub fn truncate_at(start: &FsNode, path: &[u8], size: u64) -> Result<(), Errno> {
     {
         let tree = root::lock()?;
-        let id = resolve(&*tree, &start, path, true)?.node.ok_or(Errno::ENOENT)?;
-        match &tree.node(id).kind {
+        let node = tree.resolve(start, path, true)?.node.ok_or(Errno::ENOENT)?;
+        if tree.is_directory(&node) {
+            return Err(Errno::EISDIR);
+        }
+        match &tree.node(node.in_tree().map_err(|_| Errno::EINVAL)?).kind {
             NodeKind::Directory(_) => return Err(Errno::EISDIR),
             NodeKind::File(_) => {}
             _ => return Err(Errno::EINVAL),
@@ -464,23 +502,61 @@ pub fn truncate_at(start: NodeId, path: &[u8], size: u64) -> Result<(), Errno> {
     open_at(start, path, OpenFlags::WRITE_ONLY, 0)?.file().truncate(size)
 }
 
-/// Returns an empty file in memory without a name (`memfd_create`).
+/// Returns an empty file in memory without a name (`memfd_create`); links to it have the text `name`.
 ///
 /// # Errors
 /// `ENOSPC`, `ENOMEM`.
-pub fn memory_file(flags: MemfdFlags) -> Result<OpenFile, Errno> {
+pub fn memory_file(flags: MemfdFlags, name: &[u8]) -> Result<OpenFile, Errno> {
+    let mut path = Text::default();
+    path.push(b"/memfd:")?;
+    path.push(name)?;
     let is_sealable = flags.contains(MemfdFlags::ALLOW_SEALING);
     let memory = SharedMemory::with_seals(if is_sealable { Seals::empty() } else { Seals::SEAL })?;
     let body = FileBody::Memory(memory);
-    let created = root::lock()?.create_unnamed(NodeKind::File(body.clone()), S_IFREG | 0o777, root::now());
-    let node = NodeRef::of_unnamed(created?);
+    let kind = NodeKind::File(body.clone());
+    let id = root::lock()?.create_unnamed(kind, S_IFREG | 0o777, root::now(), path.0)?;
+    let node = NodeRef::of_unnamed(id);
     let open = OpenFlags::READ_WRITE;
-    let file = boxed(regular::Regular::new(node.id(), body, open))?;
+    let file = boxed(regular::Regular::new(id, body, open))?;
     Ok(OpenFile::of(file, Some(node), open))
 }
 
-/// Returns the `stat` of a node.
-pub fn stat_node(tree: &Tree, id: NodeId) -> Stat {
+/// Returns the attributes of a node, to which the caller has a reference. Called without the tree's lock.
+///
+/// # Errors
+/// `ENOENT` if an open file was closed.
+pub fn stat(node: &FsNode) -> Result<Stat, Errno> {
+    match node {
+        FsNode::Tree(id) => Ok(stat_node(&*root::lock()?, *id)),
+        FsNode::Generated(node) => Ok(node.stat()),
+        FsNode::Open(file) => file.upgrade().ok_or(Errno::ENOENT)?.stat(),
+    }
+}
+
+/// Appends the path of a node, to which the caller has a reference, as `/proc` reports it. Called without the
+/// lock of the tree.
+///
+/// # Errors
+/// `ENOENT` if an open file was closed, `ENOMEM`.
+pub fn write_path(node: &FsNode, out: &mut Text) -> Result<(), Errno> {
+    match node {
+        FsNode::Tree(id) => {
+            let tree = root::lock()?;
+            match tree.path_of(*id) {
+                Err(Errno::ENOENT) => {
+                    out.push(&tree.node(*id).former_path)?;
+                    out.push(b" (deleted)")
+                }
+                path => out.push(&path?),
+            }
+        }
+        FsNode::Generated(node) => node.write_path(out),
+        FsNode::Open(file) => file.upgrade().ok_or(Errno::ENOENT)?.describe(out),
+    }
+}
+
+/// Returns the `stat` of a node of the tree.
+fn stat_node(tree: &Tree, id: NodeId) -> Stat {
     let node = tree.node(id);
     let (size, blocks, rdev) = match &node.kind {
         NodeKind::Directory(_) => (0, 0, 0),
@@ -511,14 +587,33 @@ pub fn stat_node(tree: &Tree, id: NodeId) -> Stat {
     }
 }
 
-/// Returns the `statfs` of the mount of a node. All mounts share the limits.
-pub fn stat_fs(tree: &Tree, id: NodeId) -> StatFs {
+/// Returns the `statfs` of the mount of a node, to which the caller has a reference; without a node, that of
+/// anonymous files. The mounts of tmpfs share the limits.
+///
+/// # Errors
+/// Those of [`root::lock`].
+pub fn stat_fs(node: Option<&FsNode>) -> Result<StatFs, Errno> {
+    let id = match node {
+        Some(FsNode::Tree(id)) => *id,
+        Some(FsNode::Generated(node)) => return Ok(node.stat_fs()),
+        Some(FsNode::Open(_)) | None => {
+            return Ok(StatFs {
+                kind: ANON_INODE_MAGIC,
+                bsize: PAGE_SIZE,
+                frsize: PAGE_SIZE,
+                namelen: NAME_MAX as u64,
+                flags: ST_VALID,
+                ..StatFs::default()
+            });
+        }
+    };
+    let tree = root::lock()?;
     let mount = tree.node(id).mount;
     let (limit, pages) = (shared_memory::page_limit(), shared_memory::page_count());
     let free = limit.saturating_sub(pages);
     let (used, nodes) = tree.usage();
     let is_read_only = mount == MountId::ARCHIVE;
-    StatFs {
+    Ok(StatFs {
         kind: TMPFS_MAGIC,
         bsize: PAGE_SIZE,
         blocks: limit,
@@ -531,7 +626,7 @@ pub fn stat_fs(tree: &Tree, id: NodeId) -> StatFs {
         frsize: PAGE_SIZE,
         flags: ST_VALID | ST_NOATIME | if is_read_only { ST_RDONLY } else { 0 },
         ..StatFs::default()
-    }
+    })
 }
 
 /// Returns the file position that `lseek(offset, whence)` sets. The current position is `position`, the

@@ -99,7 +99,7 @@ impl Regular {
 /// Runs `step` for pieces of `len` bytes at `at` in a program, which do not cross the border of a page: with
 /// the address, a buffer of the length, and the number of bytes before it. Ends after a short step. An error
 /// is returned if there is no byte before it.
-fn for_each_piece(
+pub(super) fn for_each_piece(
     at: UserVa,
     len: usize,
     mut step: impl FnMut(UserVa, &mut [u8], usize) -> Result<usize, Errno>,

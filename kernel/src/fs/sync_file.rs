@@ -1,6 +1,7 @@
 //! Sync files: the fences of buffers that were pending at one time, as a file that becomes readable when all
 //! are signalled.
 
+use super::generated::Text;
 use super::{Caller, File, OpenFile};
 use crate::vm::access::UserMemory;
 use abi::Errno;
@@ -150,6 +151,10 @@ impl File for SyncFile {
             return Err(Errno::ENOTTY);
         }
         Ok(0)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:sync_file")
     }
 
     fn poll(&self) -> PollEvents {

@@ -4,6 +4,7 @@
 //! watchers. As in Linux, it rings for the first of the expirations that are not read.
 
 use super::File;
+use super::generated::Text;
 use super::readiness::{Watchable, Watched};
 use crate::memory::heap;
 use crate::sched::alarm::{self, Alarm};
@@ -88,6 +89,10 @@ impl File for TimerFd {
 
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Ok(0)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[timerfd]")
     }
 
     fn poll(&self) -> PollEvents {

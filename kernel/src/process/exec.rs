@@ -25,7 +25,7 @@ pub struct ExecRequest<'a> {
 /// unchanged.
 pub fn exec(task: &Task, request: &ExecRequest<'_>) -> Result<(), Errno> {
     let process = task.process();
-    let LoadedProgram { space, frame, auxiliary, name } =
+    let LoadedProgram { space, frame, info, name } =
         loader::load_program(request).map_err(|error| error.errno())?;
     let successor = Task::new(process.id(), process.clone(), space.clone(), UserVa::new(0));
     successor.inherit_mask(task);
@@ -40,7 +40,8 @@ pub fn exec(task: &Task, request: &ExecRequest<'_>) -> Result<(), Errno> {
     drop(process.replace_program(space, &thread));
     process.timers.lock().clear_posix(process);
     task.move_pending_signals(&thread);
-    let _ = process.auxiliary.lock().replace(auxiliary);
+    let previous = process.program.lock().replace(info);
+    drop(previous);
     let mut from = 0;
     loop {
         let closed = process.files.lock().take_close_on_exec(from);

@@ -2,12 +2,12 @@
 
 use super::exec::ExecRequest;
 use super::fork::{new_thread, run_first_thread};
-use super::process::Process;
+use super::process::{Process, ProgramInfo};
 use super::random;
 use super::task::Task;
 use super::tree;
 use super::vdso;
-use crate::fs::root::{self, FileBody, Tree};
+use crate::fs::root::{self, FileBody, FsNode, NodeRef};
 use crate::fs::{self, OpenFile};
 use crate::memory::heap;
 use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
@@ -27,7 +27,7 @@ use arch::exception::UserFrame;
 use core::fmt;
 use program::{
     Alignment, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind, StackImage, StackImageError,
-    StackRequest, resolve, script_interpreter,
+    StackRequest, script_interpreter,
 };
 
 /// The size of the first stack, which is populated on demand.
@@ -122,8 +122,7 @@ pub struct LoadedProgram {
     pub space: Arc<AddressSpace>,
     /// The registers of its first thread.
     pub frame: UserFrame,
-    /// The auxiliary vector.
-    pub auxiliary: Arc<Vec<u64>>,
+    pub info: Arc<ProgramInfo>,
     /// The name of its first thread.
     pub name: ThreadName,
 }
@@ -152,7 +151,7 @@ const SCRIPTS_MAX: usize = 5;
 /// # Errors
 /// [`LaunchError`].
 pub fn load_program(request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchError> {
-    let mut file = read_file(request.path)?;
+    let (mut file, mut node) = read_file(request.path)?;
     let (mut path, mut arguments) = (request.path, Cow::Borrowed(request.arguments));
     let mut scripts = 0;
     while let Some(interpreter) = script_interpreter(file) {
@@ -166,12 +165,16 @@ pub fn load_program(request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchEr
         all.extend(first.chain(arguments.iter().skip(1).copied()));
         arguments = Cow::Owned(all);
         path = interpreter.path;
-        file = read_file(path)?;
+        (file, node) = read_file(path)?;
     }
-    load_executable(file, &ExecRequest { arguments: &arguments, ..*request })
+    load_executable(file, node, &ExecRequest { arguments: &arguments, ..*request })
 }
 
-fn load_executable(file: FileContent, request: &ExecRequest<'_>) -> Result<LoadedProgram, LaunchError> {
+fn load_executable(
+    file: FileContent,
+    node: NodeRef,
+    request: &ExecRequest<'_>,
+) -> Result<LoadedProgram, LaunchError> {
     let executable = Executable::parse(file).map_err(LaunchError::Executable)?;
     let space = AddressSpace::new().and_then(heap::try_arc).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
     // First: the dynamic linker takes the highest free addresses.
@@ -186,8 +189,15 @@ fn load_executable(file: FileContent, request: &ExecRequest<'_>) -> Result<Loade
     })?;
     space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
     let frame = UserFrame::program(image.entry(), stack.pointer);
-    let auxiliary = heap::try_arc(stack.auxiliary).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
-    Ok(LoadedProgram { space, frame, auxiliary, name: thread_name(request.path) })
+    let info = ProgramInfo {
+        auxiliary: stack.auxiliary,
+        arguments: stack.arguments,
+        environment: stack.environment,
+        stack: stack.pointer,
+        executable: node,
+    };
+    let info = heap::try_arc(info).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
+    Ok(LoadedProgram { space, frame, info, name: thread_name(request.path) })
 }
 
 /// Loads the dynamic linker of `executable`, if it has one.
@@ -198,7 +208,7 @@ fn load_interpreter(
 ) -> Result<Option<Executable>, LaunchError> {
     let Some(path) = &executable.interpreter else { return Ok(None) };
     let path = &file[path.clone()];
-    let loaded = read_file(path).and_then(|file| {
+    let loaded = read_file(path).and_then(|(file, _)| {
         let plan = Executable::parse(file).map_err(LaunchError::Executable)?;
         load(space, plan, file, None)
     });
@@ -217,13 +227,15 @@ fn first_stack(request: &ExecRequest<'_>, image: &ProcessImage) -> Result<StackI
     })
 }
 
-fn read_file(path: &[u8]) -> Result<FileContent, LaunchError> {
-    let tree = root::lock().map_err(|_| LaunchError::NoFiles)?;
-    let end = resolve(&*tree, &Tree::ROOT, path, true).map_err(LaunchError::Path)?;
-    let node = tree.node(end.node.ok_or(LaunchError::Path(Errno::ENOENT))?);
+fn read_file(path: &[u8]) -> Result<(FileContent, NodeRef), LaunchError> {
+    let mut tree = root::lock().map_err(|_| LaunchError::NoFiles)?;
+    let end = tree.resolve(&FsNode::ROOT, path, true).map_err(LaunchError::Path)?;
+    let id = end.node.ok_or(LaunchError::Path(Errno::ENOENT))?.in_tree();
+    let id = id.map_err(|_| LaunchError::NotAFile)?;
+    let node = tree.node(id);
     match &node.kind {
         NodeKind::File(_) if !is_executable(node.mode) => Err(LaunchError::NotExecutable),
-        NodeKind::File(FileBody::Archive(data)) => Ok(*data),
+        NodeKind::File(FileBody::Archive(data)) => Ok((*data, NodeRef::new(&mut tree, FsNode::Tree(id)))),
         _ => Err(LaunchError::NotAFile),
     }
 }
@@ -314,7 +326,8 @@ fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 17] {
     ]
 }
 
-fn hwcap() -> HwCap {
+/// Returns the features that `AT_HWCAP` reports.
+pub fn hwcap() -> HwCap {
     let features = arch::cpu::features();
     let pairs = [
         (CpuFeatures::FP, HwCap::FP | HwCap::ASIMD),
@@ -330,7 +343,7 @@ fn hwcap2() -> HwCap2 {
 
 fn start_process(program: LoadedProgram, files: &[Arc<OpenFile>]) -> Result<Arc<Process>, Errno> {
     let process = Process::new(program.space.clone())?;
-    *process.auxiliary.lock() = Some(program.auxiliary);
+    *process.program.lock() = Some(program.info);
     for file in files {
         fs::insert(&process.files, file.clone(), false, 0)?;
     }

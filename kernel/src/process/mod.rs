@@ -34,10 +34,24 @@ mod vdso;
 pub use exec::{ExecRequest, exec};
 pub use fork::{CloneRequest, fork, new_thread};
 pub use init::{ENVIRONMENT, environment, run_init};
-pub use loader::{Launch, LaunchError, STACK_BYTES, start};
+pub use loader::{Launch, LaunchError, STACK_BYTES, hwcap, start};
 pub use pidfd::PidFd;
-pub use process::{Process, Termination};
+pub use process::{FILES_MAX, Process, ProgramInfo, Termination};
 pub use return_to_user::{before_return, enter_user};
 pub use signalfd::SignalFd;
-pub use task::{Task, next_id};
+pub use task::{Task, last_id, next_id};
 pub use tree::all;
+
+use abi::process::{UtsName, uts_text};
+
+/// The name of the system (`uname`).
+pub const SYSTEM_NAME: UtsName = UtsName {
+    // Programs check for "Linux", whose interface this is.
+    sysname: uts_text("Linux"),
+    nodename: uts_text("tessera"),
+    // C libraries compare it with the oldest Linux that they support.
+    release: uts_text("6.1.0-tessera"),
+    version: uts_text(concat!("#1 Tessera ", env!("CARGO_PKG_VERSION"))),
+    machine: uts_text(abi::MACHINE),
+    domainname: uts_text("(none)"),
+};

@@ -2,9 +2,11 @@
 
 use super::tree;
 use crate::fs::File;
+use crate::fs::generated::Text;
 use crate::fs::readiness::Watchable;
 use abi::Errno;
 use abi::file::PollEvents;
+use core::fmt::Write;
 
 /// The id stays valid, since no other process gets it.
 pub struct PidFd(u32);
@@ -28,6 +30,16 @@ impl PidFd {
 }
 
 impl File for PidFd {
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[pidfd]")
+    }
+
+    fn describe_state(&self, _: usize, out: &mut Text) -> Result<(), Errno> {
+        // -1 once the parent has waited for it.
+        let id = tree::with(|tree| tree.find(self.0)).map_or(-1, |_| i64::from(self.0));
+        Ok(write!(out, "Pid:\t{id}\nNSpid:\t{id}\n")?)
+    }
+
     fn poll(&self) -> PollEvents {
         let readable = PollEvents::IN | PollEvents::RDNORM;
         match tree::with(|tree| tree.find(self.0).map(|process| process.is_some())) {

@@ -7,14 +7,16 @@ use super::timers::Timers;
 use super::tree::{self, ExitRecord};
 use crate::debug::{self, FailPoint};
 use crate::fs::context::FsContext;
+use crate::fs::root::NodeRef;
 use crate::fs::{FileTable, OpenFile};
 use crate::memory::heap;
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
-use abi::process::CloneFlags;
+use abi::process::{CloneFlags, ThreadName};
 use abi::signal::{SA_NOCLDWAIT, SIG_IGN, Signal};
+use addr::{AddrRange, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -22,7 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use program::FdTable;
 
 /// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
-const FILES_MAX: usize = 1 << 16;
+pub const FILES_MAX: usize = 1 << 16;
 /// The maximum number of threads of a process.
 pub const THREADS_MAX: usize = 512;
 
@@ -44,6 +46,19 @@ impl fmt::Display for Termination {
     }
 }
 
+/// The program of a process, as `/proc` reports it.
+pub struct ProgramInfo {
+    /// The auxiliary vector.
+    pub auxiliary: Vec<u64>,
+    /// The strings of the arguments and of the environment.
+    pub arguments: AddrRange<UserVa>,
+    pub environment: AddrRange<UserVa>,
+    /// The first stack pointer.
+    pub stack: UserVa,
+    /// Its file.
+    pub executable: NodeRef,
+}
+
 /// A process.
 pub struct Process {
     id: u32,
@@ -57,11 +72,15 @@ pub struct Process {
     pub futexes: Futexes,
     pub signals: SpinLock<ProcessSignals>,
     pub timers: SpinLock<Timers>,
-    /// The auxiliary vector of its program.
-    pub auxiliary: SpinLock<Option<Arc<Vec<u64>>>>,
+    /// Its program; `None` once the process has released its resources.
+    pub program: SpinLock<Option<Arc<ProgramInfo>>>,
+    /// The time of its start.
+    pub started: Nanoseconds,
     threads: SpinLock<Vec<Arc<Thread>>>,
     /// The CPU time of the threads that have exited. Changed with `threads` locked.
     exited_cpu_time: AtomicU64,
+    /// The name of the thread that exited last.
+    name: SpinLock<ThreadName>,
     /// The cause of the termination; the first one is kept.
     termination: SpinLock<Option<Termination>>,
     is_terminating: AtomicBool,
@@ -106,9 +125,11 @@ impl Process {
             futexes: Futexes::new(),
             signals: SpinLock::new(signals),
             timers: SpinLock::new(Timers::default()),
-            auxiliary: SpinLock::new(None),
+            program: SpinLock::new(None),
+            started: sched::time::now(),
             threads: SpinLock::new(Vec::new()),
             exited_cpu_time: AtomicU64::new(0),
+            name: SpinLock::new(ThreadName::default()),
             termination: SpinLock::new(None),
             is_terminating: AtomicBool::new(false),
             is_executing: AtomicBool::new(false),
@@ -134,7 +155,8 @@ impl Process {
             signals.reset_handlers();
         }
         let child = Self::with(space, files, self.fs.copy()?, signals)?;
-        *child.auxiliary.lock() = self.auxiliary.lock().clone();
+        let program = self.program.lock().clone();
+        *child.program.lock() = program;
         Ok(child)
     }
 
@@ -142,8 +164,15 @@ impl Process {
     pub(super) fn abandon(&self) {
         let files = self.files.lock().take_all();
         files.for_each(drop);
-        self.fs.release();
+        self.release_nodes();
         self.leave_space();
+    }
+
+    /// Drops the references to nodes, without a spin lock.
+    fn release_nodes(&self) {
+        self.fs.release();
+        let program = self.program.lock().take();
+        drop(program);
     }
 
     /// `getpid`.
@@ -203,8 +232,13 @@ impl Process {
         first
     }
 
+    /// Returns the name of the thread that exited last.
+    pub fn last_name(&self) -> ThreadName {
+        *self.name.lock()
+    }
+
     /// Calls `visit` with the threads.
-    pub(super) fn with_threads<R>(&self, visit: impl FnOnce(&[Arc<Thread>]) -> R) -> R {
+    pub fn with_threads<R>(&self, visit: impl FnOnce(&[Arc<Thread>]) -> R) -> R {
         visit(&self.threads.lock())
     }
 
@@ -233,6 +267,7 @@ impl Process {
         };
         self.thread_exits.wake_all();
         if left == 0 {
+            *self.name.lock() = Task::of(thread).map(Task::name).unwrap_or_default();
             // The last thread's status is that of the process, unless it is already terminating.
             self.terminate(Termination::Exited(status));
             self.release();
@@ -327,12 +362,14 @@ impl Process {
         // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
         files.for_each(drop);
-        self.fs.release();
+        self.release_nodes();
         // No alarm has a reference to the process afterwards.
         self.timers.lock().clear(self);
         self.leave_space();
         let termination = self.termination.lock().unwrap_or(Termination::Exited(0));
-        tree::exit(self, ExitRecord { termination, cpu_time: self.cpu_time() });
+        let (cpu_time, started, name) = (self.cpu_time(), self.started, self.last_name());
+        let record = ExitRecord { termination, cpu_time, started, name };
+        tree::exit(self, record);
         self.is_released.store(true, Ordering::Release);
         self.exit_waiters.wake_all();
     }

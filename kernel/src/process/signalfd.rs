@@ -3,12 +3,14 @@
 use super::signals;
 use super::task::Task;
 use crate::fs::File;
+use crate::fs::generated::Text;
 use crate::fs::readiness::{Watchable, Watched};
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::PollEvents;
 use abi::signal::{SignalFdInfo, SignalSet, blockable};
 use addr::UserVa;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The watchers of all these files: a signal is pending for some thread, and each of them looks for its own.
@@ -51,6 +53,14 @@ impl File for SignalFd {
             done += BYTES;
         }
         if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) }
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[signalfd]")
+    }
+
+    fn describe_state(&self, _: usize, out: &mut Text) -> Result<(), Errno> {
+        Ok(writeln!(out, "sigmask:\t{:016x}", self.signals().bits())?)
     }
 
     fn poll(&self) -> PollEvents {

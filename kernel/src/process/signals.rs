@@ -177,6 +177,21 @@ pub fn pending(task: &Task) -> SignalSet {
     task.pending.lock().set().union(task.process().signals.lock().pending.set())
 }
 
+/// Returns the signals that are pending for a thread and for its process, those that the thread blocks, and
+/// those that the process ignores and handles.
+pub fn sets(task: &Task) -> [SignalSet; 5] {
+    let signals = task.process().signals.lock();
+    let with = |selects: fn(u64) -> bool| {
+        let all = (1..SIGNALS as u64).filter_map(Signal::from_number);
+        all.filter(|signal| selects(signals.actions[signal.number()].handler))
+            .fold(SignalSet::from_bits(0), SignalSet::with)
+    };
+    let own = task.pending.lock().set();
+    let ignored = with(|handler| handler == SIG_IGN);
+    let handled = with(|handler| handler != SIG_IGN && handler != SIG_DFL);
+    [own, signals.pending.set(), task.signal_mask(), ignored, handled]
+}
+
 /// Delivers the pending signals of the running thread: changes `frame` so that the program continues in the
 /// last handler, and in the others after it. `restart` is the system call that the signals interrupted.
 pub fn deliver_all(task: &Task, frame: &mut UserFrame, mut restart: Option<Restart>) {

@@ -30,6 +30,11 @@ pub fn next_id() -> u32 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Returns the last id that was used.
+pub fn last_id() -> u32 {
+    NEXT_ID.load(Ordering::Relaxed) - 1
+}
+
 /// The user-space state of a thread of a process.
 pub struct Task {
     id: u32,

@@ -8,6 +8,7 @@ use crate::sched::{Nanoseconds, WaitQueue};
 use crate::sync::SpinLock;
 use abi::Errno;
 use abi::file::PollEvents;
+use abi::process::ThreadName;
 use abi::signal::{CLD_EXITED, CLD_KILLED, SigInfo, Signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,6 +23,8 @@ const PROCESSES_MAX: usize = 1024;
 pub struct ExitRecord {
     pub termination: Termination,
     pub cpu_time: Nanoseconds,
+    pub started: Nanoseconds,
+    pub name: ThreadName,
 }
 
 impl ExitRecord {

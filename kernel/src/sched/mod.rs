@@ -71,6 +71,8 @@ static CPU_STATE: PerCpu<SpinLock<CpuState>> =
 /// before [`run`].
 static CURRENT: PerCpu<AtomicPtr<Thread>> =
     PerCpu::new([const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS]);
+/// The idle thread of each CPU.
+static IDLE: PerCpu<Once<Arc<Thread>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
 /// The end of each CPU's time slice, in counter ticks, since every return to user space compares it with the
@@ -127,6 +129,23 @@ pub fn cpu_time(thread: &Thread) -> Nanoseconds {
     arch::timer::ticks_to_ns(thread.cpu_time.get(arch::timer::now()))
 }
 
+/// Returns whether `thread` runs or waits for a CPU.
+pub fn is_runnable(thread: &Thread) -> bool {
+    let _scheduler = SCHEDULER.lock();
+    thread.wait_state.is_runnable()
+}
+
+/// Returns the time for which a CPU was idle.
+pub fn idle_time(cpu: usize) -> Nanoseconds {
+    IDLE.of(cpu).get().map_or(0, |idle| cpu_time(idle))
+}
+
+/// Returns the number of threads that run or wait for a CPU.
+pub fn runnable() -> usize {
+    let scheduler = SCHEDULER.lock();
+    scheduler.queue.ready() + (running_cpus() & !scheduler.idle).count_ones() as usize
+}
+
 /// Returns the number of threads that have not exited.
 pub fn threads() -> usize {
     SCHEDULER.lock().queue.threads()
@@ -139,13 +158,20 @@ pub fn running_cpus() -> u64 {
 
 /// Returns the running thread of this CPU.
 pub fn current() -> Arc<Thread> {
+    try_current().unwrap_or_else(|| panic!("CPU {} runs no thread yet", arch::cpu::index()))
+}
+
+/// Returns the running thread of this CPU; `None` before its first one, and on a host.
+pub fn try_current() -> Option<Arc<Thread>> {
     let current = CURRENT.this().load(Ordering::Relaxed).cast_const();
-    assert!(!current.is_null(), "CPU {} runs no thread yet", arch::cpu::index());
+    if current.is_null() {
+        return None;
+    }
     // SAFETY: the pointer of an `Arc` that `CpuState` holds. Its owner does not change before the calling
     // thread, which is that thread, waits or yields.
     unsafe {
         Arc::increment_strong_count(current);
-        Arc::from_raw(current)
+        Some(Arc::from_raw(current))
     }
 }
 
@@ -281,6 +307,8 @@ pub fn exit() -> ! {
 /// after its interrupts and timer are initialized.
 pub fn run() -> ! {
     let idle = Arc::new(Thread::on_boot_stack("idle", None));
+    idle.cpu_time.start(arch::timer::now());
+    IDLE.this().call_once(|| idle.clone());
     {
         let mut local = CPU_STATE.this().lock();
         assert!(local.current.is_none(), "CPU {} already runs threads", arch::cpu::index());

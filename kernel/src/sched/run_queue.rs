@@ -50,6 +50,11 @@ impl<T> RunQueue<T> {
         self.threads -= 1;
     }
 
+    /// Returns the number of runnable threads.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Appends a runnable thread.
     pub fn push(&mut self, thread: T) {
         debug_assert!(self.ready.len() < self.ready.capacity());

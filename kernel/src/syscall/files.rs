@@ -376,8 +376,7 @@ pub fn memory_file(call: &SyscallContext<'_>) -> SyscallResult {
     const NAME_BYTES: usize = NAME_MAX - 6;
     let flags = MemfdFlags::from_bits(call.value(1) as u32).ok_or(Errno::EINVAL)?;
     let name = call.memory().read_string(call.address(0), NAME_BYTES + 1);
-    // The name is not used, but must be valid.
-    name.map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
-    let file = heap::try_arc(fs::memory_file(flags)?).ok_or(Errno::ENOMEM)?;
+    let name = name.map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
+    let file = heap::try_arc(fs::memory_file(flags, &name)?).ok_or(Errno::ENOMEM)?;
     insert(call, file, flags.contains(MemfdFlags::CLOEXEC), 0)
 }

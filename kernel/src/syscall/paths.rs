@@ -1,7 +1,8 @@
 //! System calls on paths.
 
 use super::{SyscallContext, SyscallResult};
-use crate::fs::root::{self, NodeRef, Tree};
+use crate::fs::generated::Text;
+use crate::fs::root::{self, FsNode, NodeRef, Tree, TreeGuard};
 use crate::fs::{self, OpenFile};
 use crate::memory::heap;
 use abi::Errno;
@@ -9,7 +10,7 @@ use abi::clock::{NANOSECONDS, Timespec};
 use abi::file::*;
 use addr::UserVa;
 use alloc::vec::Vec;
-use program::{Directory, LINK_MODE, NodeId, NodeKind, PathEnd, RenameMode, resolve};
+use program::{Directory, LINK_MODE, LinkTarget, NodeKind, PathEnd, RenameMode};
 
 /// The bits of a mode that `chmod` sets.
 const MODE_BITS: u32 = 0o7777;
@@ -29,7 +30,7 @@ impl PathArgument {
         let path = call.memory().read_string(path, PATH_MAX)?;
         let is_current = call.int(directory) == AT_FDCWD;
         let start = if path.starts_with(b"/") {
-            NodeRef::new(&mut *root::lock()?, Tree::ROOT)
+            NodeRef::new(&mut *root::lock()?, FsNode::ROOT)
         } else if is_current {
             call.process().fs.directory()?
         } else {
@@ -42,10 +43,10 @@ impl PathArgument {
     fn with<R>(
         &self,
         follow: bool,
-        visit: impl FnOnce(&mut Tree, PathEnd<NodeId>) -> Result<R, Errno>,
+        visit: impl FnOnce(&mut TreeGuard, PathEnd<FsNode>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let mut tree = root::lock()?;
-        let end = resolve(&*tree, &self.start.id(), &self.path, follow)?;
+        let end = tree.resolve(self.start.node(), &self.path, follow)?;
         visit(&mut tree, end)
     }
 
@@ -54,12 +55,17 @@ impl PathArgument {
     fn with_node<R>(
         &self,
         flags: u64,
-        visit: impl FnOnce(&mut Tree, NodeId) -> Result<R, Errno>,
+        visit: impl FnOnce(&mut TreeGuard, FsNode) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         if self.path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-            return visit(&mut *root::lock()?, self.start.id());
+            return visit(&mut root::lock()?, self.start.node().clone());
         }
         self.with(flags & AT_SYMLINK_NOFOLLOW == 0, |tree, end| visit(tree, end.node.ok_or(Errno::ENOENT)?))
+    }
+
+    /// Returns a reference to the node, as [`with_node`](Self::with_node) finds it.
+    fn node(&self, flags: u64) -> Result<NodeRef, Errno> {
+        self.with_node(flags, |tree, node| Ok(NodeRef::new(tree, node)))
     }
 }
 
@@ -68,8 +74,8 @@ impl PathArgument {
 /// # Errors
 /// `ENOTDIR` without one.
 fn node_of(file: &OpenFile) -> Result<NodeRef, Errno> {
-    let id = file.node().ok_or(Errno::ENOTDIR)?;
-    Ok(NodeRef::new(&mut *root::lock()?, id))
+    let node = file.node().ok_or(Errno::ENOTDIR)?.clone();
+    Ok(NodeRef::new(&mut *root::lock()?, node))
 }
 
 /// # Errors
@@ -84,7 +90,8 @@ pub fn open_at(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.value(2) as u32);
     let path = PathArgument::read(call, 0, call.address(1))?;
     let mode = call.process().fs.masked(call.value(3) as u32);
-    let file = heap::try_arc(fs::open_at(path.start.id(), &path.path, flags, mode)?).ok_or(Errno::ENOMEM)?;
+    let file =
+        heap::try_arc(fs::open_at(path.start.node(), &path.path, flags, mode)?).ok_or(Errno::ENOMEM)?;
     fs::insert(&call.process().files, file, flags.contains(OpenFlags::CLOEXEC), 0).map(u64::from)
 }
 
@@ -106,7 +113,7 @@ pub fn make_node_at(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// # Errors
 /// `EEXIST`, or `ENOENT` if a `/` follows the name of the new file.
-fn check_new(end: &PathEnd<NodeId>) -> Result<(), Errno> {
+fn check_new(end: &PathEnd<FsNode>) -> Result<(), Errno> {
     match end.node {
         Some(_) => Err(Errno::EEXIST),
         None if end.has_slash => Err(Errno::ENOENT),
@@ -122,7 +129,7 @@ pub fn make_directory_at(call: &SyscallContext<'_>) -> SyscallResult {
             return Err(Errno::EEXIST);
         }
         let kind = NodeKind::Directory(Directory::default());
-        tree.create(end.directory, &end.name, kind, mode, root::now()).map(|_| 0)
+        tree.create(fs::parent_of_new(&end)?, &end.name, kind, mode, root::now()).map(|_| 0)
     })
 }
 
@@ -134,7 +141,8 @@ pub fn symlink_at(call: &SyscallContext<'_>) -> SyscallResult {
     }
     PathArgument::read(call, 1, call.address(2))?.with(false, |tree, end| {
         check_new(&end)?;
-        tree.create(end.directory, &end.name, NodeKind::Link(target), LINK_MODE, root::now()).map(|_| 0)
+        let directory = fs::parent_of_new(&end)?;
+        tree.create(directory, &end.name, NodeKind::Link(target), LINK_MODE, root::now()).map(|_| 0)
     })
 }
 
@@ -145,10 +153,11 @@ pub fn link_at(call: &SyscallContext<'_>) -> SyscallResult {
     let new = PathArgument::read(call, 2, call.address(3))?;
     let follow = if flags & AT_SYMLINK_FOLLOW == 0 { AT_SYMLINK_NOFOLLOW } else { 0 };
     // The reference keeps the node until it has the new name.
-    let old = old.with_node(flags & AT_EMPTY_PATH | follow, |tree, id| Ok(NodeRef::new(tree, id)))?;
+    let old = old.node(flags & AT_EMPTY_PATH | follow)?;
     new.with(false, |tree, end| {
         check_new(&end)?;
-        tree.link(end.directory, &end.name, old.id(), root::now()).map(|()| 0)
+        let (directory, id) = (fs::parent_of_new(&end)?, old.node().in_tree().map_err(|_| Errno::EXDEV)?);
+        tree.link(directory, &end.name, id, root::now()).map(|()| 0)
     })
 }
 
@@ -164,12 +173,16 @@ pub fn unlink_at(call: &SyscallContext<'_>) -> SyscallResult {
             (b"..", true) => return Err(Errno::ENOTEMPTY),
             _ => {}
         }
+        let directory = match &end.node {
+            Some(_) => end.directory.in_tree()?,
+            None => fs::parent_of_new(&end)?,
+        };
         if is_directory {
-            tree.remove_directory(end.directory, &end.name, root::now())
+            tree.remove_directory(directory, &end.name, root::now())
         } else if end.has_slash {
             Err(end.node.map_or(Errno::ENOENT, |_| Errno::EISDIR))
         } else {
-            tree.unlink(end.directory, &end.name, root::now())
+            tree.unlink(directory, &end.name, root::now())
         }
     })?;
     drop(freed);
@@ -185,7 +198,7 @@ pub fn rename_at(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
     let old = PathArgument::read(call, 0, call.address(1))?;
     let new = PathArgument::read(call, 2, call.address(3))?;
     let freed = old.with(false, |tree, old| {
-        let new = resolve(&*tree, &new.start.id(), &new.path, false)?;
+        let new = tree.resolve(new.start.node(), &new.path, false)?;
         let is_special = |name: &[u8]| matches!(name, b"" | b"." | b"..");
         if is_special(&old.name) || is_special(&new.name) {
             return Err(if mode == RenameMode::NoReplace && is_special(&new.name) {
@@ -194,11 +207,12 @@ pub fn rename_at(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
                 Errno::EBUSY
             });
         }
-        let is_directory = old.node.is_some_and(|id| tree.node(id).is_directory());
+        let is_directory = old.node.as_ref().is_some_and(|node| tree.is_directory(node));
         if new.has_slash && old.node.is_some() && !is_directory {
             return Err(Errno::ENOTDIR);
         }
-        tree.rename((old.directory, &old.name), (new.directory, &new.name), mode, root::now())
+        let directories = [&old, &new].map(|end| end.directory.in_tree().map_err(|_| Errno::EXDEV));
+        tree.rename((directories[0]?, &old.name), (directories[1]?, &new.name), mode, root::now())
     })?;
     drop(freed);
     Ok(0)
@@ -209,11 +223,15 @@ pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
     let path = PathArgument::read(call, 0, call.address(1))?;
     // An empty path is that of a descriptor of a symbolic link.
     let error = if path.path.is_empty() { Errno::ENOENT } else { Errno::EINVAL };
-    let target =
-        path.with_node(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, |tree, id| match &tree.node(id).kind {
-            NodeKind::Link(target) => copied(target),
-            _ => Err(error),
-        })?;
+    let flags = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+    let target = path.with_node(flags, |tree, node| match tree.target(&node)?.ok_or(error)? {
+        LinkTarget::Path(target) => Ok(Ok(target)),
+        LinkTarget::Node(node) => Ok(Err(NodeRef::new(tree, node))),
+    })?;
+    let target = target.or_else(|node| {
+        let mut text = Text::default();
+        fs::write_path(node.node(), &mut text).map(|()| text.0)
+    })?;
     let bytes = truncated(&target, call.int(3))?;
     call.memory().write_bytes(call.address(2), bytes)?;
     Ok(bytes.len() as u64)
@@ -228,13 +246,6 @@ fn truncated(target: &[u8], len: i32) -> Result<&[u8], Errno> {
     Ok(target.get(..room).unwrap_or(target))
 }
 
-fn copied(bytes: &[u8]) -> Result<Vec<u8>, Errno> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOMEM)?;
-    copy.extend(bytes);
-    Ok(copy)
-}
-
 /// `faccessat`, without flags, and `faccessat2`
 pub fn access_at(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
     const X_OK: u64 = 1;
@@ -243,17 +254,19 @@ pub fn access_at(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
     // `AT_REMOVEDIR` has the value of `AT_EACCESS`.
     let flags = check_flags(flags, AT_REMOVEDIR | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let mode = check_flags(call.value(2), ALL)?;
-    PathArgument::read(call, 0, call.address(1))?.with_node(flags, |tree, id| {
-        let node = tree.node(id);
-        match node.kind {
+    let node = PathArgument::read(call, 0, call.address(1))?.node(flags)?;
+    if let FsNode::Tree(id) = *node.node() {
+        let tree = root::lock()?;
+        match tree.node(id).kind {
             NodeKind::Device(_) => {}
             _ if mode & W_OK != 0 => tree.check_writable(id)?,
             _ => {}
         }
-        // The other bits do not limit root.
-        let is_executable = node.is_directory() || node.mode & 0o111 != 0;
-        if mode & X_OK != 0 && !is_executable { Err(Errno::EACCES) } else { Ok(0) }
-    })
+    }
+    // The other bits do not limit root.
+    let found = fs::stat(node.node())?.mode;
+    let is_executable = found & S_IFMT == S_IFDIR || found & 0o111 != 0;
+    if mode & X_OK != 0 && !is_executable { Err(Errno::EACCES) } else { Ok(0) }
 }
 
 /// Returns the attributes of the path in arguments 0 and 1.
@@ -263,7 +276,7 @@ fn attributes(call: &SyscallContext<'_>, flags: u64) -> Result<Stat, Errno> {
         // The file need not have a node.
         return call.any_file(0)?.stat();
     }
-    PathArgument::read(call, 0, call.address(1))?.with_node(flags, |tree, id| Ok(fs::stat_node(tree, id)))
+    fs::stat(PathArgument::read(call, 0, call.address(1))?.node(flags)?.node())
 }
 
 /// `newfstatat`
@@ -298,7 +311,7 @@ pub fn list_attributes(call: &SyscallContext<'_>, flags: u64) -> SyscallResult {
 /// `statfs`
 pub fn stat_fs(call: &SyscallContext<'_>) -> SyscallResult {
     let path = PathArgument::of_current(call, call.address(0))?;
-    let stat = path.with_node(0, |tree, id| Ok(fs::stat_fs(tree, id)))?;
+    let stat = fs::stat_fs(Some(path.node(0)?.node()))?;
     call.memory().write(call.address(1), &stat).map(|()| 0)
 }
 
@@ -314,15 +327,15 @@ impl PathArgument {
 pub fn truncate(call: &SyscallContext<'_>) -> SyscallResult {
     let size = u64::try_from(call.value(1) as i64).map_err(|_| Errno::EINVAL)?;
     let path = PathArgument::of_current(call, call.address(0))?;
-    fs::truncate_at(path.start.id(), &path.path, size).map(|()| 0)
+    fs::truncate_at(path.start.node(), &path.path, size).map(|()| 0)
 }
 
 /// `chdir`
 pub fn change_directory(call: &SyscallContext<'_>) -> SyscallResult {
     let path = PathArgument::of_current(call, call.address(0))?;
-    let directory = path.with_node(0, |tree, id| {
-        tree.entries(id)?;
-        Ok(NodeRef::new(tree, id))
+    let directory = path.with_node(0, |tree, node| match tree.is_directory(&node) {
+        true => Ok(NodeRef::new(tree, node)),
+        false => Err(Errno::ENOTDIR),
     })?;
     call.process().fs.set_directory(directory);
     Ok(0)
@@ -331,7 +344,9 @@ pub fn change_directory(call: &SyscallContext<'_>) -> SyscallResult {
 /// `fchdir`
 pub fn change_directory_to_file(call: &SyscallContext<'_>) -> SyscallResult {
     let directory = node_of(&*call.any_file(0)?)?;
-    root::lock()?.entries(directory.id())?;
+    if !root::lock()?.is_directory(directory.node()) {
+        return Err(Errno::ENOTDIR);
+    }
     call.process().fs.set_directory(directory);
     Ok(0)
 }
@@ -339,14 +354,17 @@ pub fn change_directory_to_file(call: &SyscallContext<'_>) -> SyscallResult {
 /// `getcwd`
 pub fn get_cwd(call: &SyscallContext<'_>) -> SyscallResult {
     let directory = call.process().fs.directory()?;
-    let path = root::lock()?.path_of(directory.id());
-    let mut path = path.ok_or(Errno::ENOENT)?;
-    path.push(0);
-    if call.length(1) < path.len() {
+    let mut path = Text::default();
+    match directory.node() {
+        FsNode::Tree(id) => path.0 = root::lock()?.path_of(*id)?,
+        node => fs::write_path(node, &mut path)?,
+    }
+    path.push(&[0])?;
+    if call.length(1) < path.0.len() {
         return Err(Errno::ERANGE);
     }
-    call.memory().write_bytes(call.address(0), &path)?;
-    Ok(path.len() as u64)
+    call.memory().write_bytes(call.address(0), &path.0)?;
+    Ok(path.0.len() as u64)
 }
 
 /// `umask`
@@ -355,7 +373,8 @@ pub fn set_mode_mask(call: &SyscallContext<'_>) -> SyscallResult {
 }
 
 /// Changes the attributes of a node.
-fn change(tree: &mut Tree, id: NodeId, change: impl FnOnce(&mut fs::root::FileNode)) -> SyscallResult {
+fn change(tree: &mut Tree, node: &FsNode, change: impl FnOnce(&mut fs::root::FileNode)) -> SyscallResult {
+    let id = node.in_tree()?;
     tree.check_writable(id)?;
     let node = tree.node_mut(id);
     change(node);
@@ -370,7 +389,7 @@ fn change_file(
 ) -> SyscallResult {
     let file = call.file(0)?;
     match file.node() {
-        Some(id) => change(&mut *root::lock()?, id, change_node),
+        Some(node) => change(&mut *root::lock()?, node, change_node),
         // Linux changes the node of a pipe or an anonymous file, whose attributes are fixed here.
         None => Err(Errno::EOPNOTSUPP),
     }
@@ -393,7 +412,7 @@ pub fn change_mode(call: &SyscallContext<'_>) -> SyscallResult {
 /// `fchmodat`
 pub fn change_mode_at(call: &SyscallContext<'_>) -> SyscallResult {
     let path = PathArgument::read(call, 0, call.address(1))?;
-    path.with_node(0, |tree, id| change(tree, id, set_mode(call.value(2))))
+    path.with_node(0, |tree, node| change(tree, &node, set_mode(call.value(2))))
 }
 
 /// `fchown`
@@ -405,7 +424,7 @@ pub fn change_owner(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn change_owner_at(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = check_flags(call.value(4), AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let path = PathArgument::read(call, 0, call.address(1))?;
-    path.with_node(flags, |tree, id| change(tree, id, set_owner(call.value(2), call.value(3))))
+    path.with_node(flags, |tree, node| change(tree, &node, set_owner(call.value(2), call.value(3))))
 }
 
 /// `utimensat`
@@ -439,7 +458,7 @@ pub fn set_times_at(call: &SyscallContext<'_>) -> SyscallResult {
         }
         return change_file(call, set);
     }
-    PathArgument::read(call, 0, call.address(1))?.with_node(flags, |tree, id| change(tree, id, set))
+    PathArgument::read(call, 0, call.address(1))?.with_node(flags, |tree, node| change(tree, &node, set))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::memory::zones;
-use crate::process::STACK_BYTES;
 use crate::process::Termination;
 use crate::process::random;
+use crate::process::{STACK_BYTES, SYSTEM_NAME};
 use crate::sched;
 use ::memory::Zone;
 use abi::Errno;
@@ -12,9 +12,6 @@ use abi::clock::{NANOSECONDS, Timeval};
 use abi::process::*;
 use addr::PAGE_SIZE;
 use zerocopy::IntoBytes;
-
-/// The kernel release, which C libraries compare with the oldest Linux that they support.
-const RELEASE: &str = "6.1.0-tessera";
 
 /// `exit_group`
 pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
@@ -24,16 +21,7 @@ pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `uname`
 pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
-    const NAME: UtsName = UtsName {
-        // Programs check for "Linux", whose interface this is.
-        sysname: uts_text("Linux"),
-        nodename: uts_text("tessera"),
-        release: uts_text(RELEASE),
-        version: uts_text(concat!("#1 Tessera ", env!("CARGO_PKG_VERSION"))),
-        machine: uts_text(abi::MACHINE),
-        domainname: uts_text("(none)"),
-    };
-    call.memory().write(call.address(0), &NAME).map(|()| 0)
+    call.memory().write(call.address(0), &SYSTEM_NAME).map(|()| 0)
 }
 
 /// `prctl`: the name of the thread, and the auxiliary vector.
@@ -45,8 +33,8 @@ pub fn prctl(call: &SyscallContext<'_>) -> SyscallResult {
         }
         PR_GET_NAME => call.memory().write(call.address(1), &call.task.name()).map(|()| 0),
         PR_GET_AUXV if call.value(3) == 0 && call.value(4) == 0 => {
-            let vector = call.process().auxiliary.lock().clone();
-            let bytes = vector.as_ref().map_or(&[][..], |words| words.as_bytes());
+            let program = call.process().program.lock().clone();
+            let bytes = program.as_ref().map_or(&[][..], |program| program.auxiliary.as_bytes());
             call.memory().write_bytes(call.address(1), &bytes[..call.length(2).min(bytes.len())])?;
             Ok(bytes.len() as u64)
         }

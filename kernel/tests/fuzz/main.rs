@@ -63,6 +63,8 @@ fn pci_enumeration_never_panics() {
 fn system_calls_never_panic_or_leak_frames() {
     host_memory::boot();
     fs::init();
+    kernel::proc::init("");
+    kernel::sysfs::init();
     syscalls::mount_files();
     syscall_seeds::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
     run("syscalls", syscalls::syscalls, syscall_seeds::seeds());

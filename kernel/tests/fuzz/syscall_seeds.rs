@@ -13,6 +13,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         files(),
         directory(),
         tmpfs(),
+        generated(),
         paths(),
         uncached(),
         events(),
@@ -303,6 +304,29 @@ fn uncached() -> Vec<Vec<u8>> {
     let mut parts = heap();
     parts[0] = memory("/dev/dma_heap/system-uncached");
     parts
+}
+
+/// Files of `/proc`: a directory, and a text in parts and again.
+fn generated() -> Vec<Vec<u8>> {
+    let mut memory = memory("/proc");
+    // A path relative to it.
+    memory[64..71].copy_from_slice(b"meminfo");
+    vec![
+        memory,
+        open(0x4000),
+        call(Syscall::GetDents64, &[number(0), address(200), number(512)]),
+        call(Syscall::OpenAt, &[number(0), address(64), number(0)]),
+        call(Syscall::Read, &[number(1), address(200), number(40)]),
+        call(Syscall::Read, &[number(1), address(200), number(400)]),
+        call(Syscall::LSeek, &[number(1), number(0), number(0)]),
+        call(Syscall::PRead64, &[number(1), address(200), number(40), number(17)]),
+        call(Syscall::FStat, &[number(1), address(200)]),
+        call(Syscall::FStatFs, &[number(1), address(200)]),
+        call(Syscall::FChDir, &[number(0)]),
+        call(Syscall::GetCwd, &[address(200), number(64)]),
+        call(Syscall::ReadLinkAt, &[number(0), address(64), address(200), number(64)]),
+        call(Syscall::Close, &[number(1)]),
+    ]
 }
 
 /// The program's initial memory: a path, an allocation request of three pages, and an I/O vector with one

@@ -144,7 +144,7 @@ pub fn configuration(input: &[u8]) -> String {
         let tree = DeviceTree::new(VIRT).unwrap();
         HostDescription { buses: 0..=7, ..tree.pci_hosts().next().unwrap().1.unwrap() }
     });
-    let mut host = Host::enumerate(FakeConfigSpace(input.to_vec()), description.clone());
+    let host = Host::enumerate(FakeConfigSpace(input.to_vec()), description.clone());
     let functions: Vec<_> = host.functions().iter().map(|function| function.bdf).collect();
     let capabilities: usize = functions.iter().map(|&at| Capabilities::of(host.config(), at).count()).sum();
     format!("{} functions, {} capabilities, {:?}", functions.len(), capabilities.min(9), host.problems())

@@ -91,7 +91,7 @@ impl Opener {
 }
 
 fn buffer(pages: u64) -> DmaBufFile {
-    DmaBufFile::new(dma::alloc_unattached(pages * PAGE_SIZE, Attrs::empty()).unwrap()).unwrap()
+    DmaBufFile::new(dma::alloc_unattached(pages * PAGE_SIZE, Attrs::empty()).unwrap(), "system").unwrap()
 }
 
 #[test]
@@ -167,7 +167,8 @@ fn chunks_are_listed_from_the_requested_one() {
     let _kernel = boot();
     let opener = Opener::new();
     let buffer =
-        DmaBufFile::new(dma::alloc_unattached(5 * PAGE_SIZE, Attrs::ALLOC_SINGLE_PAGES).unwrap()).unwrap();
+        DmaBufFile::new(dma::alloc_unattached(5 * PAGE_SIZE, Attrs::ALLOC_SINGLE_PAGES).unwrap(), "system")
+            .unwrap();
     let query = |first, capacity| {
         let chunks = (BASE + PAGE_SIZE).raw();
         let mut query = ChunkQuery { first, capacity, chunks, written: 99, total: 99 };

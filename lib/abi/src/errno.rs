@@ -81,6 +81,13 @@ impl Errno {
     }
 }
 
+/// A text is formatted into memory, and the only error of that is a lack of it.
+impl From<fmt::Error> for Errno {
+    fn from(_: fmt::Error) -> Self {
+        Self::ENOMEM
+    }
+}
+
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} ({})", self, self.meaning())

@@ -91,6 +91,16 @@ impl<F: Clone> FdTable<F> {
         self.slots.get(number).and_then(Option::as_ref).ok_or(Errno::EBADF)
     }
 
+    /// The first open descriptor from `number` on.
+    pub fn next(&self, number: usize) -> Option<usize> {
+        Some(number + self.slots.get(number..)?.iter().position(Option::is_some)?)
+    }
+
+    /// The number of descriptors for which there is memory.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Sets or clears `FD_CLOEXEC`.
     ///
     /// # Errors

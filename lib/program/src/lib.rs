@@ -23,6 +23,7 @@ mod frame_record;
 mod frame_table;
 mod line_discipline;
 mod page_index;
+mod proc_text;
 mod process_tree;
 mod robust_list;
 mod script;
@@ -44,6 +45,10 @@ pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
 pub use frame_table::{FrameTable, OutOfRecords};
 pub use line_discipline::{LineDiscipline, ReadState};
 pub use page_index::PageIndex;
+pub use proc_text::{
+    CpuTimes, MapLine, MemoryReport, ProcessReport, RunState, write_cpu_info, write_cpu_list,
+    write_cpu_times, write_seconds,
+};
 pub use process_tree::{ChildKind, ChildWait, Exit, ProcessTree, WaitSelector};
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use script::{ScriptInterpreter, script_interpreter};

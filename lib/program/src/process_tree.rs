@@ -255,6 +255,19 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         self.node(id).map(|node| node.session).ok_or(Errno::ESRCH)
     }
 
+    /// The first process from `id` on, also a zombie.
+    pub fn next(&self, id: u32) -> Option<u32> {
+        self.nodes.get(self.nodes.partition_point(|node| node.id < id)).map(|node| node.id)
+    }
+
+    /// The information of the exit of a zombie.
+    pub fn exit_of(&self, id: u32) -> Option<E> {
+        match self.nodes[self.index(id)?].state {
+            Lifecycle::Running(_) => None,
+            Lifecycle::Zombie(exit) => Some(exit),
+        }
+    }
+
     /// The running processes that `selects` returns true for, given id, group and session.
     pub fn select(&self, selects: impl Fn(u32, u32, u32) -> bool) -> impl Iterator<Item = P> {
         self.nodes.iter().filter_map(move |node| match &node.state {

@@ -2,7 +2,7 @@
 //! `getauxval(3)`).
 
 use abi::auxv::*;
-use addr::UserVa;
+use addr::{AddrRange, UserVa};
 use alloc::vec::Vec;
 
 /// The maximum size of arguments, environment and tables together, in bytes.
@@ -34,6 +34,10 @@ pub struct StackImage {
     pub bytes: Vec<u8>,
     /// The auxiliary vector: pairs of key and value.
     pub auxiliary: Vec<u64>,
+    /// The strings of `argv`.
+    pub arguments: AddrRange<UserVa>,
+    /// The strings of `envp`.
+    pub environment: AddrRange<UserVa>,
 }
 
 /// The stack cannot be built.
@@ -57,6 +61,10 @@ impl StringArea {
         self.reversed.extend(bytes.iter().rev());
         self.top - self.reversed.len() as u64
     }
+    /// The address of the string that was pushed last.
+    fn end(&self) -> UserVa {
+        UserVa::new(self.top - self.reversed.len() as u64)
+    }
     fn push_string(&mut self, string: &[u8]) -> u64 {
         self.reversed.push(0);
         self.push(string)
@@ -74,8 +82,12 @@ impl StackImage {
         let mut strings = StringArea { reversed: reserved(size)?, top: request.top.raw() };
         strings.push(&[0; 8]);
         let path = strings.push_string(request.path);
+        let environment_end = strings.end();
         let environment = push_strings(&mut strings, request.environment)?;
+        let arguments_end = strings.end();
         let arguments = push_strings(&mut strings, request.arguments)?;
+        let ranges = [(strings.end(), arguments_end), (arguments_end, environment_end)];
+        let [argument_range, environment_range] = ranges.map(|(start, end)| AddrRange::new(start, end));
         let platform = strings.push_string(abi::MACHINE.as_bytes());
         let random = strings.push(&request.random);
 
@@ -94,7 +106,13 @@ impl StackImage {
         bytes.extend(words.iter().flat_map(|word: &u64| word.to_le_bytes()));
         bytes.resize((strings.top - pointer) as usize - strings.reversed.len(), 0);
         bytes.extend(strings.reversed.iter().rev());
-        Ok(Self { pointer: UserVa::new(pointer), bytes, auxiliary })
+        Ok(Self {
+            pointer: UserVa::new(pointer),
+            bytes,
+            auxiliary,
+            arguments: argument_range,
+            environment: environment_range,
+        })
     }
 }
 

@@ -164,6 +164,11 @@ impl<B: MappedObject> VmaMap<B> {
         self.vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
     }
 
+    /// The first VMA that ends above `address`.
+    pub fn first_from(&self, address: UserVa) -> Option<&Vma<B>> {
+        self.find(address).or_else(|| self.vmas.range(address..).next().map(|(_, vma)| vma))
+    }
+
     /// The whole range of the first VMA that intersects `range`.
     fn first_in(&self, range: AddrRange<UserVa>) -> Option<AddrRange<UserVa>> {
         let whole = |(_, vma): (_, &Vma<B>)| vma.range;

@@ -43,6 +43,15 @@ pub(super) const TESTS: &[Test] = probes! {
     "arguments_environment_and_auxv_are_passed" by passes "args",
     "initramfs_files_are_readable" by passes "files",
     "initramfs_files_are_read_only" by passes "read-only",
+    "proc_describes_the_own_process" by passes "proc-own-process",
+    "proc_lists_threads_while_they_exist" by passes "proc-threads",
+    "proc_descriptors_are_opened_again" by passes "proc-descriptors",
+    "proc_maps_name_their_objects" by passes "proc-maps",
+    "proc_texts_are_read_in_pieces" by passes "proc-texts",
+    "proc_files_of_an_exited_process_are_empty_then_gone" by passes "proc-exited-process",
+    "proc_is_read_while_processes_start_and_exit" by passes "proc-churn",
+    "proc_and_sys_agree_with_system_calls" by passes "proc-machine",
+    "sys_devices_have_classes_and_registers" by passes "sys-devices",
     "tmpfs_files_keep_their_bytes" by passes "tmpfs-content",
     "tmpfs_transfers_end_at_unmapped_pages" by passes "tmpfs-faults",
     "tmpfs_names_are_linked_moved_and_removed" by passes "tmpfs-names",
@@ -374,7 +383,8 @@ fn two_processes_share_one_buffer() -> Outcome {
     let before = ResourceSnapshot::now();
     let buffer =
         dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
-    let file = DmaBufFile::new(buffer).and_then(|file| OpenFile::try_new(file, OpenFlags::READ_WRITE));
+    let file =
+        DmaBufFile::new(buffer, "system").and_then(|file| OpenFile::try_new(file, OpenFlags::READ_WRITE));
     let file = file.map_err(|error| format!("{error}"))?;
     let reader = RunningProbe::start(&["share-read", "3"], Vec::from([file.clone()]))?;
     let writer = RunningProbe::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {

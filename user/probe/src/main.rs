@@ -32,6 +32,7 @@ mod pages;
 mod pidfds;
 mod pipes;
 mod pointer_authentication;
+mod proc;
 mod processes;
 mod raw;
 mod result;
@@ -70,6 +71,15 @@ const PROBES: &[Probe] = &[
     ("files", Expectation::Pass, files::tree),
     ("checksum", Expectation::Manual, files::checksum),
     ("read-only", Expectation::Pass, files::read_only),
+    ("proc-own-process", Expectation::Pass, proc::own_process),
+    ("proc-threads", Expectation::Pass, proc::threads),
+    ("proc-descriptors", Expectation::Pass, proc::descriptors),
+    ("proc-maps", Expectation::Pass, proc::maps),
+    ("proc-texts", Expectation::Pass, proc::texts),
+    ("proc-exited-process", Expectation::Pass, proc::exited_process),
+    ("proc-churn", Expectation::Pass, proc::churn),
+    ("proc-machine", Expectation::Pass, proc::machine),
+    ("sys-devices", Expectation::Pass, proc::devices),
     ("tmpfs-content", Expectation::Pass, tmpfs::content),
     ("tmpfs-faults", Expectation::Pass, tmpfs::faults),
     ("tmpfs-names", Expectation::Pass, tmpfs::names),
@@ -293,7 +303,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 89] = [
+        let portable: [fn(&[String]) -> ProbeResult; 98] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -302,6 +312,15 @@ mod tests {
             processes::groups,
             start::hello,
             files::tree,
+            proc::own_process,
+            proc::threads,
+            proc::descriptors,
+            proc::maps,
+            proc::texts,
+            proc::exited_process,
+            proc::churn,
+            proc::machine,
+            proc::devices,
             tmpfs::content,
             tmpfs::faults,
             tmpfs::names,

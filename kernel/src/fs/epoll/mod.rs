@@ -11,6 +11,7 @@
 
 mod nesting;
 
+use super::generated::Text;
 use super::readiness::{Watchable, Watched, Watcher};
 use super::{File, OpenFile};
 use crate::debug::{self, FailPoint};
@@ -19,11 +20,12 @@ use crate::sched::Mutex;
 use crate::sync::SpinLock;
 use abi::Errno;
 use abi::event::{EpollEvent, EpollFlags};
-use abi::file::PollEvents;
+use abi::file::{PollEvents, SEEK_CUR};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// The number of an instance, unique since boot.
@@ -324,6 +326,27 @@ fn position(table: &[Arc<Interest>], descriptor: i32, file: &Arc<OpenFile>) -> R
 impl File for Epoll {
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Ok(0)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        out.push(b"anon_inode:[eventpoll]")
+    }
+
+    fn describe_state(&self, _: usize, out: &mut Text) -> Result<(), Errno> {
+        let interest_at = |index: usize| self.0.table.lock().get(index).cloned();
+        for interest in (0..).map_while(interest_at) {
+            // Dropped without the lock of the table.
+            let Some(file) = interest.file.upgrade() else { continue };
+            let (event, stat) = (*interest.event.lock(), file.stat()?);
+            let position = file.file().seek(0, SEEK_CUR).unwrap_or(0);
+            write!(
+                out,
+                "tfd: {:8} events: {:8x} data: {:16x} ",
+                interest.descriptor, event.events, event.data
+            )?;
+            writeln!(out, " pos:{position} ino:{:x} sdev:{:x}", stat.ino, stat.dev)?;
+        }
+        Ok(())
     }
 
     fn poll(&self) -> PollEvents {

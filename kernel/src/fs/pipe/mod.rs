@@ -8,24 +8,27 @@
 mod buffer;
 pub mod socket;
 
+use super::generated::Text;
 use super::readiness::{Watchable, Watched};
 use super::{Caller, File};
 use crate::memory::heap;
 use crate::sched::{self, Mutex};
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::{IoVec, PollEvents, S_IFIFO, Stat};
+use abi::file::{IoVec, OpenFlags, PollEvents, S_IFIFO, Stat};
 use abi::terminal::FIONREAD;
 use addr::{PAGE_SIZE, UserVa};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use buffer::PipeBuffer;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The maximum length of a write that is not interleaved with others.
 const PIPE_BUF: usize = 4096;
 const DEFAULT_CAPACITY: usize = 64 << 10;
 /// The maximum of `F_SETPIPE_SZ`.
-const CAPACITY_MAX: u32 = 1 << 20;
+pub const CAPACITY_MAX: u32 = 1 << 20;
 
 /// `st_dev` of pipes.
 const PIPE_DEVICE: u64 = 4;
@@ -34,13 +37,14 @@ const PIPE_DEVICE: u64 = 4;
 struct State {
     len: usize,
     capacity: usize,
-    has_reader: bool,
-    has_writer: bool,
+    /// The open ends: several after [`File::reopen`].
+    readers: u32,
+    writers: u32,
 }
 
 impl State {
     const fn is_open(&self) -> bool {
-        self.has_reader && self.has_writer
+        self.readers > 0 && self.writers > 0
     }
 
     /// Returns the number of bytes of a write of `len` bytes that fit.
@@ -64,14 +68,14 @@ impl State {
     fn poll_reader(&self) -> PollEvents {
         let mut events = PollEvents::empty();
         events.set(PollEvents::IN | PollEvents::RDNORM, self.len > 0);
-        events.set(PollEvents::HUP, !self.has_writer);
+        events.set(PollEvents::HUP, self.writers == 0);
         events
     }
 
     fn poll_writer(&self) -> PollEvents {
         let mut events = PollEvents::empty();
         events.set(PollEvents::OUT | PollEvents::WRNORM, self.is_writable());
-        events.set(PollEvents::ERR, !self.has_reader);
+        events.set(PollEvents::ERR, self.readers == 0);
         events
     }
 
@@ -116,7 +120,7 @@ impl Pipe {
     /// `ENOMEM`.
     pub fn ends() -> Result<(ReadEnd, WriteEnd), Errno> {
         static NEXT_INODE: AtomicU64 = AtomicU64::new(1);
-        let state = State { len: 0, capacity: DEFAULT_CAPACITY, has_reader: true, has_writer: true };
+        let state = State { len: 0, capacity: DEFAULT_CAPACITY, readers: 1, writers: 1 };
         let pipe = Self {
             inode: NEXT_INODE.fetch_add(1, Ordering::Relaxed),
             created: (sched::time::realtime_now() / 1_000_000_000) as i64,
@@ -203,6 +207,29 @@ impl Pipe {
     }
 }
 
+/// Opens another end of the pipe.
+///
+/// # Errors
+/// `ENXIO` for both ends in one file, `ENOMEM`.
+fn reopen(pipe: &Arc<Pipe>, flags: OpenFlags) -> Result<Box<dyn File>, Errno> {
+    let is_writer = flags.contains(OpenFlags::WRITE_ONLY);
+    if flags.contains(OpenFlags::READ_WRITE) {
+        return Err(Errno::ENXIO);
+    }
+    // Before an error drops the end.
+    pipe.state.with(|state| if is_writer { state.writers += 1 } else { state.readers += 1 });
+    let pipe = pipe.clone();
+    let file: Option<Box<dyn File>> = match is_writer {
+        true => heap::try_box(WriteEnd(pipe)).map(|file| file as _),
+        false => heap::try_box(ReadEnd(pipe)).map(|file| file as _),
+    };
+    file.ok_or(Errno::ENOMEM)
+}
+
+fn describe(kind: &str, inode: u64, out: &mut Text) -> Result<(), Errno> {
+    Ok(write!(out, "{kind}:[{inode}]")?)
+}
+
 /// The position in an I/O vector.
 struct SegmentCursor<'a> {
     segments: &'a [IoVec],
@@ -261,7 +288,7 @@ impl ReadEnd {
     /// Ends the pipe: writes fail, and reads return the bytes in it.
     fn close(&self) {
         self.0.state.update(|state| {
-            state.has_reader = false;
+            state.readers = 0;
             ((), Some(CLOSED))
         });
     }
@@ -275,7 +302,7 @@ impl WriteEnd {
     /// As [`ReadEnd::close`].
     fn close(&self) {
         self.0.state.update(|state| {
-            state.has_writer = false;
+            state.writers = 0;
             ((), Some(CLOSED))
         });
     }
@@ -296,6 +323,14 @@ impl File for ReadEnd {
 
     fn stat(&self) -> Stat {
         self.0.stat()
+    }
+
+    fn reopen(&self, flags: OpenFlags) -> Result<Box<dyn File>, Errno> {
+        reopen(&self.0, flags)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        describe("pipe", self.0.inode, out)
     }
 
     fn poll(&self) -> PollEvents {
@@ -324,6 +359,14 @@ impl File for WriteEnd {
         self.0.stat()
     }
 
+    fn reopen(&self, flags: OpenFlags) -> Result<Box<dyn File>, Errno> {
+        reopen(&self.0, flags)
+    }
+
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        describe("pipe", self.0.inode, out)
+    }
+
     fn poll(&self) -> PollEvents {
         self.0.state.with(|state| state.poll_writer())
     }
@@ -338,13 +381,20 @@ const CLOSED: PollEvents = PollEvents::HUP.union(PollEvents::ERR);
 
 impl Drop for ReadEnd {
     fn drop(&mut self) {
-        self.close();
+        self.0.state.update(|state| {
+            // 0 after `close`.
+            state.readers = state.readers.saturating_sub(1);
+            ((), (state.readers == 0).then_some(CLOSED))
+        });
     }
 }
 
 impl Drop for WriteEnd {
     fn drop(&mut self) {
-        self.close();
+        self.0.state.update(|state| {
+            state.writers = state.writers.saturating_sub(1);
+            ((), (state.writers == 0).then_some(CLOSED))
+        });
     }
 }
 
@@ -353,7 +403,18 @@ mod tests {
     use super::*;
 
     fn state(len: usize) -> State {
-        State { len, capacity: DEFAULT_CAPACITY, has_reader: true, has_writer: true }
+        State { len, capacity: DEFAULT_CAPACITY, readers: 1, writers: 1 }
+    }
+
+    #[test]
+    fn pipe_ends_with_the_last_of_its_writers() {
+        let (reader, writer) = Pipe::ends().unwrap();
+        let second = writer.reopen(OpenFlags::WRITE_ONLY).unwrap();
+        drop(writer);
+        assert!(!reader.poll().contains(PollEvents::HUP));
+        drop(second);
+        assert!(reader.poll().contains(PollEvents::HUP));
+        assert_eq!(reader.reopen(OpenFlags::READ_WRITE).err(), Some(Errno::ENXIO));
     }
 
     #[test]
@@ -371,7 +432,7 @@ mod tests {
         for (len, write, expected) in cases {
             assert_eq!(state(len).room_for(write), expected, "{write} bytes after {len}");
         }
-        assert_eq!(State { has_reader: false, ..state(65_536) }.room_for(1), Err(Errno::EPIPE));
+        assert_eq!(State { readers: 0, ..state(65_536) }.room_for(1), Err(Errno::EPIPE));
     }
 
     #[test]
@@ -385,7 +446,7 @@ mod tests {
 
     #[test]
     fn closed_ends_are_reported() {
-        let closed = State { has_reader: false, has_writer: false, ..state(3) };
+        let closed = State { readers: 0, writers: 0, ..state(3) };
         let readable = PollEvents::IN | PollEvents::RDNORM;
         let writable = PollEvents::OUT | PollEvents::WRNORM;
         assert_eq!((state(3).poll_reader(), state(3).poll_writer()), (readable, writable));

@@ -2,6 +2,7 @@
 
 use super::{Pipe, ReadEnd, State, WriteEnd};
 use crate::fs::epoll::Interest;
+use crate::fs::generated::Text;
 use crate::fs::readiness::{Watchable, Watcher};
 use crate::fs::{Caller, File, OpenFile};
 use crate::vm::access::UserMemory;
@@ -66,6 +67,10 @@ impl File for Socket {
         Stat { dev: SOCKET_DEVICE, mode: S_IFSOCK | 0o777, ..self.receive.stat() }
     }
 
+    fn describe(&self, out: &mut Text) -> Result<(), Errno> {
+        super::describe("socket", self.receive.0.inode, out)
+    }
+
     fn poll(&self) -> PollEvents {
         poll(self.receive.0.state.with(|state| *state), self.send.0.state.with(|state| *state))
     }
@@ -108,7 +113,8 @@ mod tests {
 
     #[test]
     fn closed_halves_are_reported() {
-        let half = |has_writer, len| State { len, capacity: 65_536, has_reader: true, has_writer };
+        let half =
+            |has_writer: bool, len| State { len, capacity: 65_536, readers: 1, writers: has_writer.into() };
         let (readable, writable) =
             (PollEvents::IN | PollEvents::RDNORM, PollEvents::OUT | PollEvents::WRNORM);
         let cases = [

@@ -12,10 +12,12 @@
 mod backing;
 mod entries;
 mod fork;
+mod inspect;
 mod page_fault;
 mod vma;
 
 pub use backing::{FileContent, VmaBacking};
+pub use inspect::PageCounts;
 
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
@@ -43,7 +45,7 @@ fn user_range() -> AddrRange<UserVa> {
 /// The bytes that `MAP_POPULATE` fills per acquisition of the lock.
 const POPULATE_STEP: u64 = 2 << 20;
 /// The maximum number of VMAs. Linux permits 65530; here a program must not exhaust the kernel's heap.
-const VMAS_MAX: usize = 4096;
+pub const VMAS_MAX: usize = 4096;
 /// The maximum end of the heap (`brk`), which grows upwards; `mmap` allocates from the top down.
 const HEAP_END: u64 = USER_END - (1 << 30);
 

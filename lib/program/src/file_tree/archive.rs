@@ -1,6 +1,8 @@
 //! Building the file tree from an archive, device nodes and mounts.
 
-use super::{Directory, FileTimes, FileTree, MountId, NODES_MAX, Node, NodeId, NodeKind, directory_mode};
+use super::{
+    Directory, FileTimes, FileTree, LINK_MODE, MountId, NODES_MAX, Node, NodeId, NodeKind, directory_mode,
+};
 use crate::cpio::CpioInode;
 use crate::{CpioArchive, CpioEntry, CpioError};
 use abi::Errno;
@@ -106,13 +108,27 @@ impl<C, D> FileTree<C, D> {
         self.insert(path, node).map(drop)
     }
 
+    /// Adds a symbolic link at `path`, unless a node is there.
+    ///
+    /// # Errors
+    /// `ENOTDIR` if a parent is not a directory.
+    pub fn add_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Errno> {
+        match self.parent_of(path)? {
+            Some((parent, name)) if self.entries(parent)?.get(name).is_none() => {
+                let node = self.new_node(NodeKind::Link(target.to_vec()), LINK_MODE, 0);
+                self.name_new(parent, name, node).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directory at `path`, which is created with this mode if it does not exist, and all below it
     /// a mount that can be changed. From the first mount on, the nodes of programs are limited
-    /// ([`NODES_MAX`]).
+    /// ([`NODES_MAX`]). Returns its root.
     ///
     /// # Errors
     /// `ENOTDIR`, `ENOMEM` for too many mounts.
-    pub fn add_mount(&mut self, path: &[u8], mode: u32) -> Result<(), Errno> {
+    pub fn add_mount(&mut self, path: &[u8], mode: u32) -> Result<NodeId, Errno> {
         let Some((parent, name)) = self.parent_of(path)? else { return Err(Errno::EBUSY) };
         let root = match self.entries(parent)?.get(name) {
             Some(id) => id,
@@ -132,7 +148,7 @@ impl<C, D> FileTree<C, D> {
             }
         }
         self.limit = self.used + NODES_MAX;
-        Ok(())
+        Ok(root)
     }
 
     fn new_node(&self, kind: NodeKind<C, D>, mode: u32, mtime: u32) -> Node<C, D> {
@@ -146,6 +162,7 @@ impl<C, D> FileTree<C, D> {
             times: FileTimes::at(Timespec { seconds: mtime.into(), nanoseconds: 0 }),
             links: 0,
             opens: 0,
+            former_path: Vec::new(),
         }
     }
 

@@ -89,6 +89,8 @@ pub struct Node<C, D> {
     pub links: u32,
     /// The number of references ([`FileTree::open`]).
     opens: u32,
+    /// The path that a node without a name had while it was open; empty if it is not known.
+    pub former_path: Vec<u8>,
 }
 
 impl<C, D> Node<C, D> {
@@ -168,17 +170,34 @@ impl<C, D> FileTree<C, D> {
         if self.node(id).mount == MountId::ARCHIVE { Err(Errno::EROFS) } else { Ok(()) }
     }
 
-    /// The absolute path of a node; `None` without a name.
-    pub fn path_of(&self, id: NodeId) -> Option<Vec<u8>> {
-        let (mut names, mut at) = (Vec::new(), id);
+    /// The absolute path of a node.
+    ///
+    /// # Errors
+    /// `ENOENT` without a name, `ENOMEM`.
+    pub fn path_of(&self, id: NodeId) -> Result<Vec<u8>, Errno> {
+        let (mut reversed, mut at) = (Vec::new(), id);
         while at != Self::ROOT {
             let parent = self.node(at).parent;
-            let NodeKind::Directory(directory) = &self.nodes[parent.0].as_ref()?.kind else { return None };
-            names.push(directory.name_of(at)?);
+            let name = match self.nodes[parent.0].as_ref().map(|node| &node.kind) {
+                Some(NodeKind::Directory(directory)) => directory.name_of(at).ok_or(Errno::ENOENT)?,
+                _ => return Err(Errno::ENOENT),
+            };
+            reversed.try_reserve(name.len() + 1).map_err(|_| Errno::ENOMEM)?;
+            reversed.extend(name.iter().rev().chain(b"/"));
             at = parent;
         }
-        let parts = names.iter().rev().flat_map(|name| [b"/".as_slice(), name]);
-        Some(if names.is_empty() { b"/".to_vec() } else { parts.flatten().copied().collect() })
+        if reversed.is_empty() {
+            reversed.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            reversed.push(b'/');
+        }
+        reversed.reverse();
+        Ok(reversed)
+    }
+
+    /// The first node with a content that `matches`.
+    pub fn find_content(&self, matches: impl Fn(&C) -> bool) -> Option<NodeId> {
+        let is_match = |node: &Node<C, D>| matches!(&node.kind, NodeKind::File(content) if matches(content));
+        self.nodes.iter().position(|node| node.as_ref().is_some_and(is_match)).map(NodeId)
     }
 
     /// Adds a reference, which keeps a node without names.
@@ -193,7 +212,7 @@ impl<C, D> FileTree<C, D> {
         self.free_unused(id)
     }
 
-    /// Adds a node without a name to the last mount, and one reference.
+    /// Adds a node without a name to the last mount, and one reference. Its path is reported as `path`.
     ///
     /// # Errors
     /// `ENOSPC`, `ENOMEM`.
@@ -202,9 +221,11 @@ impl<C, D> FileTree<C, D> {
         kind: NodeKind<C, D>,
         mode: u32,
         now: Timespec,
+        path: Vec<u8>,
     ) -> Result<NodeId, Errno> {
         let mount = self.mounts.last().copied().unwrap_or(Self::ROOT);
         let id = self.add(kind, mode, now, mount)?;
+        self.node_mut(id).former_path = path;
         self.open(id);
         Ok(id)
     }
@@ -272,6 +293,7 @@ impl<C, D> FileTree<C, D> {
         if self.node(id).is_directory() {
             return Err(Errno::EISDIR);
         }
+        self.record_path(id);
         self.entries_mut(directory)?.remove(name);
         self.set_modified(directory, now);
         Ok(self.remove_link(id, now))
@@ -295,6 +317,7 @@ impl<C, D> FileTree<C, D> {
         if !self.entries(id)?.is_empty() {
             return Err(Errno::ENOTEMPTY);
         }
+        self.record_path(id);
         self.entries_mut(directory)?.remove(name);
         self.node_mut(directory).links -= 1;
         self.set_modified(directory, now);
@@ -342,6 +365,7 @@ impl<C, D> FileTree<C, D> {
             },
             None => {}
         }
+        replaced.into_iter().for_each(|other| self.record_path(other));
         self.entries_mut(new.0)?.insert(new.1, id)?;
         self.entries_mut(old.0)?.remove(old.1);
         if is_directory {
@@ -379,7 +403,7 @@ impl<C, D> FileTree<C, D> {
 
     /// The paths of the mounts.
     pub fn mount_paths(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.mounts.iter().filter_map(|&root| self.path_of(root))
+        self.mounts.iter().filter_map(|&root| self.path_of(root).ok())
     }
 
     fn entries_mut(&mut self, id: NodeId) -> Result<&mut Directory, Errno> {
@@ -422,6 +446,7 @@ impl<C, D> FileTree<C, D> {
             times: FileTimes::at(now),
             links: 0,
             opens: 0,
+            former_path: Vec::new(),
         };
         self.add_node(node)
     }
@@ -457,6 +482,15 @@ impl<C, D> FileTree<C, D> {
             self.used -= 1;
         }
         self.free_unused(id)
+    }
+
+    /// Keeps the path of an open node, which is about to lose a name. Without memory it is not known later.
+    fn record_path(&mut self, id: NodeId) {
+        if self.node(id).opens > 0
+            && let Ok(path) = self.path_of(id)
+        {
+            self.node_mut(id).former_path = path;
+        }
     }
 
     fn free_unused(&mut self, id: NodeId) -> Option<Node<C, D>> {
