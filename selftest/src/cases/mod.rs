@@ -7,6 +7,7 @@ mod allocation_failures;
 mod boot;
 #[cfg(feature = "checking")]
 mod command_queue_loss;
+#[cfg(feature = "checking")]
 mod commands;
 #[cfg(feature = "checking")]
 mod debug_checks;
@@ -77,9 +78,10 @@ const TESTS: &[&[Test]] = &[
     transfers::TESTS,
     streaming::TESTS,
     faults::TESTS,
-    commands::TESTS,
     programs::TESTS,
     hostile_programs::TESTS,
+    #[cfg(feature = "checking")]
+    commands::TESTS,
     #[cfg(feature = "checking")]
     command_queue_loss::TESTS,
     #[cfg(feature = "checking")]
