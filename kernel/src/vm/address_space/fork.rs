@@ -64,7 +64,9 @@ impl Inner {
                 // SAFETY: the frames of this locked address space.
                 unsafe { add_owners(run) }.map_err(|_| Errno::ENOMEM)?;
                 let frames = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
-                if child.map(run[0].0, frames, mapping).is_err() {
+                // SAFETY: the child's entries are the owners that were added above; all mappings of the
+                // frames are write-back.
+                if unsafe { child.map(run[0].0, frames, mapping) }.is_err() {
                     // SAFETY: no entry of the child maps them.
                     unsafe { pages::release(run.iter().map(|&(_, frame)| frame)) };
                     return Err(Errno::ENOMEM);
