@@ -377,11 +377,6 @@ impl<C, D> FileTree<C, D> {
         (self.used, self.limit)
     }
 
-    /// The paths of the mounts.
-    pub fn mount_paths(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        self.mounts.iter().filter_map(|&root| self.path_of(root))
-    }
-
     fn entries_mut(&mut self, id: NodeId) -> Result<&mut Directory, Errno> {
         match &mut self.node_mut(id).kind {
             NodeKind::Directory(entries) => Ok(entries),
