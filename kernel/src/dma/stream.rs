@@ -13,7 +13,7 @@ use super::device::Device;
 use super::request::{MapPlacement, MapRequest};
 use super::small_mappings::SmallMappings;
 use crate::debug::{self, DebugTag, LastOwner};
-use crate::iommu::LOST_BYTES;
+use crate::iommu;
 use crate::memory::{linear, window, zones};
 use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
@@ -89,8 +89,7 @@ fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> StreamMapError {
         return StreamMapError { memory, error };
     }
     let len = memory.segments().iter().map(|segment| segment.len).sum();
-    LOST_BYTES.add(len);
-    core::mem::forget(memory);
+    iommu::leak(memory, len, error);
     StreamMapError { memory: Box::new(LostMemory), error }
 }
 
