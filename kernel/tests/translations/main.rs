@@ -148,8 +148,8 @@ fn replaced_buffer_is_freed_without_the_lock_of_the_address_space() {
         Ok(())
     };
     let unmap = |space: &AddressSpace| space.unmap(AddrRange::new(BASE, BASE + 3 * PAGE_SIZE));
-    type Call = fn(&AddressSpace) -> Result<(), Errno>;
-    for call in [replace_by_mmap as Call, replace_by_mapping, shrink_heap, unmap] {
+    type UnmappingCall = fn(&AddressSpace) -> Result<(), Errno>;
+    for call in [replace_by_mmap as UnmappingCall, replace_by_mapping, shrink_heap, unmap] {
         let space = Arc::new(AddressSpace::new().unwrap());
         space.set_heap_start(BASE);
         space.set_break(BASE + 3 * PAGE_SIZE);
