@@ -17,7 +17,6 @@ pub const PROGRAMS: [&str; 3] = ["mosaic", "probe", "bench"];
 pub struct Artifacts {
     /// The flat arm64 `Image`.
     pub image: PathBuf,
-    /// The initramfs.
     pub initramfs: PathBuf,
 }
 

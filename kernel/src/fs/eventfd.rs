@@ -7,7 +7,6 @@ use abi::Errno;
 use abi::file::PollEvents;
 use addr::UserVa;
 
-/// The counter.
 #[derive(Debug)]
 struct EventCounter {
     value: u64,

@@ -44,7 +44,6 @@ impl fmt::Display for Termination {
     }
 }
 
-/// A process.
 pub struct Process {
     id: u32,
     /// As in the tree of processes, which `getppid` need not lock.

@@ -16,13 +16,11 @@ use zerocopy::IntoBytes;
 /// The kernel release, which C libraries compare with the oldest Linux that they support.
 const RELEASE: &str = "6.1.0-tessera";
 
-/// `exit_group`
 pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
     call.process().terminate(Termination::Exited(call.value(0) as u8));
     Ok(0)
 }
 
-/// `uname`
 pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
     const NAME: UtsName = UtsName {
         // Programs check for "Linux", whose interface this is.
