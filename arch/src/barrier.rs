@@ -6,7 +6,6 @@ macro_rules! barrier {
         $(#[$doc])*
         #[inline]
         pub fn $name() {
-            #[cfg(feature = "counters")]
             crate::counters::barrier();
             #[cfg(target_os = "none")]
             // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler does not move

@@ -13,7 +13,6 @@ pub mod barrier;
 pub mod boot;
 pub mod cache;
 pub mod context;
-#[cfg(feature = "counters")]
 pub mod counters;
 pub mod cpu;
 mod errata;

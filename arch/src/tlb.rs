@@ -100,7 +100,6 @@ mod instruction {
     macro_rules! tlbi {
         ($crm:literal, $op2:literal) => {
             |operand: u64| {
-                #[cfg(feature = "counters")]
                 crate::counters::tlb_invalidation();
                 // SAFETY: removes cached translations, which are walked again on use.
                 unsafe {
@@ -198,7 +197,6 @@ mod instruction {
     }
 
     fn all_local() {
-        #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
         // SAFETY: removes cached translations, which are walked again on use.
         unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
@@ -210,7 +208,6 @@ mod instruction {
     }
 
     fn vmalle1is() {
-        #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
         // SAFETY: removes cached translations, which are walked again on use.
         unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };

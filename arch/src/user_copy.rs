@@ -109,7 +109,7 @@ mod target {
         const CONTENDED: i64 = -2;
         let has_pan = crate::cpu::features().contains(CpuFeatures::PAN);
         // SAFETY: the address is a user address, by the caller's type, and translated by the user's tables;
-        // what EL0 may not write there, EL1 may not write either.
+        // EL1 has no more write permission there than EL0.
         match unsafe { user_compare_exchange_32(at, expected, new, has_pan) } {
             CONTENDED => Ok(CompareExchange::Contended),
             old => match u32::try_from(old).map_err(|_| UserFault)? {

@@ -3,6 +3,7 @@
 
 use crate::dma::counters;
 use crate::memory::{heap, table_frames};
+use crate::perf_counters::Reading;
 use crate::{console, debug, iommu, irq, kprintln, power};
 use addr::Size;
 use arch::exception::TrapFrame;
@@ -59,7 +60,7 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
 /// Prints the counters that can be read without a lock, since this CPU may hold any.
 fn statistics() {
     let (free, grown) = heap::gauges();
-    let (in_use, peak) = table_frames::usage();
+    let Reading { now: in_use, peak } = table_frames::usage();
     kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, peak {peak}", Size(free), Size(grown));
     let dma = counters::gauges();
     for (name, value) in [

@@ -4,7 +4,8 @@
 //! holder on its own CPU. The kernel is not preemptible, so no other thread runs on that CPU meanwhile. Its
 //! critical sections are short: at most 100 000 instructions in the checking build, measured by `cargo xtask
 //! test irqsoff`. Work of any length, and waits for a device, are done under a [`Mutex`](crate::sched::Mutex)
-//! instead.
+//! instead. `track_caller` lets the checking build name the caller in that measurement; an attribute has no
+//! empty form, so `cfg_attr` is where the lock is taken, also in `memory`.
 //!
 //! # Lock order
 //!

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 const LISTS: &str = "/etc/apt/sources.list.d";
 const LIST: &str = "/etc/apt/sources.list";
 
-/// An apt source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct AptSource {
     uri: String,

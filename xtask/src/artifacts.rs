@@ -19,7 +19,6 @@ const PROGRAMS: [&str; 5] = ["mosaic", "probe", "bench", "process", "exit"];
 pub struct Artifacts {
     /// The flat arm64 `Image`.
     pub image: PathBuf,
-    /// The initramfs.
     pub initramfs: PathBuf,
 }
 

@@ -1,6 +1,6 @@
 //! QEMU's device tree with unusual or inconsistent content that the format allows: the kernel boots, or ends
 //! with an error that names the defect, and never panics. Ten thousand random ones are parsed on the host
-//! (`kernel/src/board/mutants.rs`).
+//! (`kernel/src/board/tests/mutated_trees.rs`).
 
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};

@@ -50,7 +50,6 @@ const IDIOMS: [&str; 22] = [
     "at last",
 ];
 
-/// The kind of a hit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum HitKind {
     Clause,

@@ -38,7 +38,7 @@ linux-image-arm64):
   Raspberry Pi 4  start4.elf    fixup4.dat  bcm2711-rpi-4-b.dtb
 
 Boot arguments are the one line of cmdline.txt; `selftest lowmem=256M` instead runs the self-tests.
-doc/boards.md has the wiring, the expected console output, and what to do without any output.
+doc/boards.md has the wiring, the expected console output, and the steps if there is no output.
 ";
 
 /// The boot arguments of a board with 1 GiB or more.

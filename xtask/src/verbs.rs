@@ -9,7 +9,6 @@ use crate::{
     artifacts, bench, check, flash, foreign, inject, loom, miri, modules, mutants, names, prose, run, suite,
 };
 
-/// A verb.
 struct Verb {
     name: &'static str,
     /// The arguments, as in the usage line.

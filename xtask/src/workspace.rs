@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// The kernel's target.
 pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The programs' target.
 pub const USER_TARGET: &str = "aarch64-unknown-linux-musl";

@@ -12,8 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// Promise that a stream is attached (or has no IOMMU, and its devices may access all memory), required by
-/// [`Host::enable_bus_master`]. The stream must remain attached while the function is a bus master; dropping
-/// the value has no effect.
+/// [`Host::enable_bus_master`]. Dropping the value has no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamLive {
     requester: u16,
@@ -21,7 +20,11 @@ pub struct StreamLive {
 
 impl StreamLive {
     /// Promises that the stream of this requester ID is attached.
-    pub fn promise(requester: u16) -> Self {
+    ///
+    /// # Safety
+    /// While a function with this requester ID is a bus master, an IOMMU translates or aborts its
+    /// transactions, or it may access all memory.
+    pub unsafe fn promise(requester: u16) -> Self {
         Self { requester }
     }
 }
@@ -304,26 +307,28 @@ mod tests {
         assert_eq!((command(&mut host, 1, 0), command(&mut host, 1, 1)), (INTX_OFF, INTX_OFF));
     }
 
+    fn live(requester: u16) -> StreamLive {
+        // SAFETY: the functions of a `FakeBus` access no memory.
+        unsafe { StreamLive::promise(requester) }
+    }
+
     #[test]
     fn bus_mastering_requires_the_functions_own_stream() {
         let mut host = host();
         let (edu, behind) = (Bdf::new(0, 0, 0), Bdf::new(1, 1, 0));
         let own = Bdf::new(0, 1, 0).requester();
         assert_eq!(
-            host.enable_bus_master(behind, StreamLive::promise(behind.requester())),
+            host.enable_bus_master(behind, live(behind.requester())),
             Err(MasterError::OtherStream { live: behind.requester(), own })
         );
         assert_eq!(command(&mut host, 1, 1) & MASTER, 0);
-        host.enable_bus_master(behind, StreamLive::promise(own)).unwrap();
+        host.enable_bus_master(behind, live(own)).unwrap();
         assert_eq!((command(&mut host, 1, 1) & MASTER, command(&mut host, 0, 1) & MASTER), (MASTER, MASTER));
         assert_eq!((command(&mut host, 0, 0) & MASTER, command(&mut host, 1, 0) & MASTER), (0, 0));
-        host.enable_bus_master(edu, StreamLive::promise(0)).unwrap();
+        host.enable_bus_master(edu, live(0)).unwrap();
         assert_eq!(command(&mut host, 0, 0), INTX_OFF | MEMORY | MASTER);
         let absent = Bdf::new(9, 0, 0);
-        assert_eq!(
-            host.enable_bus_master(absent, StreamLive::promise(0)),
-            Err(MasterError::NoSuchFunction(absent))
-        );
+        assert_eq!(host.enable_bus_master(absent, live(0)), Err(MasterError::NoSuchFunction(absent)));
     }
 
     /// 00:00.0 a device, and 00:01.0 a root port with a switch: 02:00.0 a port with the two functions of a
@@ -338,7 +343,7 @@ mod tests {
         let mut host = Host::enumerate(FakeBus::new([device(1), root_port]), description());
         let devices = [Bdf::new(3, 0, 0), Bdf::new(3, 0, 1), Bdf::new(4, 0, 0)];
         for at in devices {
-            host.enable_bus_master(at, StreamLive::promise(at.requester())).unwrap();
+            host.enable_bus_master(at, live(at.requester())).unwrap();
         }
         (host, devices)
     }

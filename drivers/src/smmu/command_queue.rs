@@ -10,14 +10,13 @@
 
 mod errors;
 mod illegal;
-#[cfg(feature = "fault-injection")]
 mod inject;
 mod recovery;
 mod ring;
 
-pub use errors::{CommandCounters, CommandError, GlobalErrors, QueueFull};
+pub use errors::{CommandCounters, CommandError, GlobalErrors};
 #[cfg(feature = "fault-injection")]
-pub use inject::{BreakError, InjectedError, Injector};
+pub use inject::{BreakError, InjectedError, Injector, QueueFull, run_encoded};
 
 use super::clock::Clock;
 use super::coherency::Coherency;
@@ -53,30 +52,10 @@ pub struct CommandQueue {
     failed: bool,
     /// Errors since the last [`CommandQueue::service_errors`], without GERROR's bits.
     errors: GlobalErrors,
-    #[cfg(feature = "fault-injection")]
     injected: inject::Injected,
 }
 
-/// A command that a batch encodes when it writes it to the queue.
-trait Encode {
-    fn words(self) -> [u64; Command::WORDS];
-}
-
-impl Encode for Command {
-    #[inline(always)] // As for `advance`.
-    fn words(self) -> [u64; Command::WORDS] {
-        self.encode()
-    }
-}
-
-impl Encode for [u64; Command::WORDS] {
-    #[inline(always)]
-    fn words(self) -> [u64; Command::WORDS] {
-        self
-    }
-}
-
-/// Commands and the CMD_SYNC that ends them.
+/// Encoded commands and the CMD_SYNC that ends them.
 struct CommandBatch<I> {
     commands: I,
     /// Whether the CMD_SYNC is in the queue.
@@ -101,38 +80,24 @@ pub fn run(
     queue: &impl Shared<CommandQueue>,
     commands: impl IntoIterator<Item = Command>,
 ) -> Result<(), CommandError> {
-    run_batch(queue, commands.into_iter())
-}
-
-/// [`run`] with encoded commands, which may be illegal.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_encoded(
-    queue: &impl Shared<CommandQueue>,
-    commands: impl IntoIterator<Item = [u64; Command::WORDS]>,
-) -> Result<(), CommandError> {
-    run_batch(queue, commands.into_iter())
+    run_batch(queue, commands.into_iter().map(Command::encode))
 }
 
 #[inline(always)]
 fn run_batch(
     queue: &impl Shared<CommandQueue>,
-    commands: impl Iterator<Item: Encode>,
+    commands: impl Iterator<Item = [u64; Command::WORDS]>,
 ) -> Result<(), CommandError> {
     let mut batch = CommandBatch::new(commands);
     // Usually the SMMU is done before the first read of CMDQ_CONS.
     let first = queue.with(|queue| match queue.advance(&mut batch) {
-        Some(result) => Ok(result),
+        Some(result) => Ok(queue.injected.apply(result)),
         None => Err(queue.clock),
     });
-    let result = match first {
+    match first {
         Ok(result) => result,
         Err(clock) => wait(queue, clock, batch),
-    };
-    #[cfg(feature = "fault-injection")]
-    let result = queue.with(|queue| queue.injected.apply(result));
-    result
+    }
 }
 
 /// Waits until the SMMU has executed all commands published before this call.
@@ -148,13 +113,19 @@ pub fn sync(queue: &impl Shared<CommandQueue>) -> Result<(), CommandError> {
 fn wait(
     queue: &impl Shared<CommandQueue>,
     clock: Clock,
-    mut batch: CommandBatch<impl Iterator<Item: Encode>>,
+    mut batch: CommandBatch<impl Iterator<Item = [u64; Command::WORDS]>>,
 ) -> Result<(), CommandError> {
-    let waited = clock.wait(|| queue.with(|queue| queue.advance(&mut batch)));
-    waited.unwrap_or_else(|TimedOut| queue.with(|queue| Err(queue.timed_out())))
+    let waited = clock
+        .wait(|| queue.with(|queue| queue.advance(&mut batch).map(|result| queue.injected.apply(result))));
+    waited.unwrap_or_else(|TimedOut| {
+        queue.with(|queue| {
+            let error = queue.timed_out();
+            queue.injected.apply(Err(error))
+        })
+    })
 }
 
-impl<I: Iterator<Item: Encode>> CommandBatch<I> {
+impl<I: Iterator<Item = [u64; Command::WORDS]>> CommandBatch<I> {
     fn new(commands: I) -> Self {
         Self { commands, complete: false, first: u64::MAX, end: 0 }
     }
@@ -182,7 +153,6 @@ impl CommandQueue {
             timeouts: 0,
             failed: false,
             errors: GlobalErrors::default(),
-            #[cfg(feature = "fault-injection")]
             injected: inject::Injected::default(),
         }
     }
@@ -192,22 +162,9 @@ impl CommandQueue {
     /// # Errors
     /// As [`run`].
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), CommandError> {
-        let mut batch = CommandBatch::new(commands.into_iter());
+        let mut batch = CommandBatch::new(commands.into_iter().map(Command::encode));
         let clock = self.clock;
         clock.wait(|| self.advance(&mut batch)).unwrap_or_else(|TimedOut| Err(self.timed_out()))
-    }
-
-    /// Queues one encoded command, which may be illegal, without waiting for it.
-    ///
-    /// # Errors
-    /// [`QueueFull`].
-    pub fn submit(&mut self, words: [u64; Command::WORDS]) -> Result<(), QueueFull> {
-        if !self.ring.has_room() {
-            return Err(QueueFull);
-        }
-        self.ring.write(words);
-        self.ring.publish();
-        Ok(())
     }
 
     /// Acknowledges the active errors in GERROR, which restarts a stopped queue, and returns those since the
@@ -247,7 +204,7 @@ impl CommandQueue {
     #[inline(always)] // The first caller knows the whole batch.
     fn advance(
         &mut self,
-        batch: &mut CommandBatch<impl Iterator<Item: Encode>>,
+        batch: &mut CommandBatch<impl Iterator<Item = [u64; Command::WORDS]>>,
     ) -> Option<Result<(), CommandError>> {
         if !batch.complete {
             self.fill(batch);
@@ -270,12 +227,12 @@ impl CommandQueue {
 
     /// Writes and publishes as much of a batch as the queue has room for.
     #[inline(always)] // As for `advance`.
-    fn fill(&mut self, batch: &mut CommandBatch<impl Iterator<Item: Encode>>) {
+    fn fill(&mut self, batch: &mut CommandBatch<impl Iterator<Item = [u64; Command::WORDS]>>) {
         let start = self.ring.produced();
         batch.first = batch.first.min(start);
         while !batch.complete && self.ring.has_room() {
             match batch.commands.next() {
-                Some(command) => self.ring.write(command.words()),
+                Some(words) => self.ring.write(words),
                 None => {
                     self.ring.write(const { Command::Sync.encode() });
                     self.syncs += 1;
@@ -361,40 +318,6 @@ impl CommandQueue {
     }
 
     fn base(&self) -> PhysAddr {
-        #[cfg(feature = "fault-injection")]
-        if let Some(base) = self.injected.base {
-            return base;
-        }
-        self.ring.start()
-    }
-}
-
-#[cfg(feature = "fault-injection")]
-impl CommandQueue {
-    /// Calls `injector` at the end of each batch, regardless of the batch's actual result.
-    pub fn inject_errors(&mut self, injector: Option<Injector>) {
-        self.injected.injector = injector;
-    }
-
-    /// Points the SMMU at `base`, where it must find no memory, after the commands in the queue are complete.
-    /// Reinitialization restores the base, unless the fault is `persistent`: then only
-    /// [`CommandQueue::restore_base`] ends it.
-    ///
-    /// # Errors
-    /// [`BreakError`]. The queue is unchanged, or was not enabled again.
-    ///
-    /// # Safety
-    /// The SMMU reads at `base`, which must not be the address of a device.
-    pub unsafe fn break_base(&mut self, base: PhysAddr, persistent: bool) -> Result<(), BreakError> {
-        self.run([]).map_err(BreakError::Command)?;
-        let control = Control { registers: &self.control, clock: self.clock };
-        let moved = self.recovery.move_base(&mut self.ring, &control, base);
-        self.injected.base = persistent.then_some(base);
-        moved.map_err(BreakError::Register)
-    }
-
-    /// Ends a persistent fault: the next reinitialization restores the base.
-    pub fn restore_base(&mut self) {
-        self.injected.base = None;
+        self.injected.base().unwrap_or_else(|| self.ring.start())
     }
 }

@@ -144,9 +144,9 @@ impl PagingDomain {
     /// [`DomainMapError`]; nothing is mapped.
     ///
     /// # Safety
-    /// Until [`PagingDomain::invalidate`] has returned what [`PagingDomain::unmap`] unmaps, any content of
-    /// the frames is valid at any time, and no owner to whom that is not known gets them: devices write
-    /// there. After [`DomainMapError::NotInvalidated`] that holds permanently.
+    /// Devices write to the frames until [`PagingDomain::invalidate`] has returned the result of
+    /// [`PagingDomain::unmap`]: until then any content of them is valid at any time, and the caller owns
+    /// them. After [`DomainMapError::NotInvalidated`] that holds permanently.
     pub unsafe fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,

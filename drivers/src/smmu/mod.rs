@@ -29,11 +29,7 @@ mod table_memory;
 mod tlb_tags;
 
 pub use clock::{Clock, TIMEOUT_US};
-#[cfg(feature = "fault-injection")]
-pub use command_queue::{BreakError, InjectedError, Injector};
-pub use command_queue::{
-    CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull, run, run_encoded, sync,
-};
+pub use command_queue::*;
 pub use control::{FirmwareState, RegisterTimeout};
 pub use domain::{DestroyError, DomainError, DomainMapError, PagingDomain};
 pub use event_queue::{EventQueue, EventReport};

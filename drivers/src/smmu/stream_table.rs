@@ -114,14 +114,6 @@ impl StreamTable {
         self.log2
     }
 
-    /// Number of second-level tables.
-    pub fn second_level_tables(&self) -> usize {
-        match &self.format {
-            TableFormat::Linear(_) => 0,
-            TableFormat::TwoLevel { second, .. } => second.len(),
-        }
-    }
-
     /// The entry of `stream`; `None` without a second-level table.
     pub fn entry(&self, stream: StreamId) -> Option<Ste> {
         let (table, first) = self.entry_words(stream)?;

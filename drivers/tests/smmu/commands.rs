@@ -54,15 +54,21 @@ impl Shared<CommandQueue> for Interrupted<'_> {
     }
 }
 
+/// Queues `command` without waiting for it.
+fn submit(queue: &mut CommandQueue, command: Command) -> Result<(), QueueFull> {
+    // SAFETY: the words are those of a `Command`.
+    unsafe { queue.submit(command.encode()) }
+}
+
 /// A queue in which another CPU queues a command before and after each access.
 struct OtherCommands<'a>(&'a RefCell<CommandQueue>, Command);
 
 impl Shared<CommandQueue> for OtherCommands<'_> {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let queue = &mut *self.0.borrow_mut();
-        let _ = queue.submit(self.1.encode());
+        let _ = submit(queue, self.1);
         let result = action(queue);
-        let _ = queue.submit(self.1.encode());
+        let _ = submit(queue, self.1);
         result
     }
 }
@@ -210,7 +216,7 @@ fn interrupt_handler_retries_a_read_abort_once() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut commands = fixture.commands.borrow_mut();
     fixture.machine.bad_reads.set(u32::MAX);
-    commands.submit(Command::Sync.encode()).unwrap();
+    submit(&mut commands, Command::Sync).unwrap();
     for _ in 0..10 {
         fixture.machine.step();
         commands.service_errors();
@@ -257,7 +263,7 @@ impl ConcurrentErrors {
     fn new() -> Self {
         let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
         let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
-        fixture.commands.borrow_mut().submit(illegal.encode()).unwrap();
+        submit(&mut fixture.commands.borrow_mut(), illegal).unwrap();
         Self(fixture)
     }
 

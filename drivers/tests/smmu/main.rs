@@ -17,7 +17,7 @@ use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr, StreamId};
 use drivers::iommu::Shared;
 use drivers::smmu::{
     self, CommandError, CommandQueue, DestroyError, DomainError, DomainMapError, EventReport, Features,
-    PagingDomain, PinnedTable, RegisterTimeout, StartError, StreamError, TIMEOUT_US,
+    PagingDomain, PinnedTable, QueueFull, RegisterTimeout, StartError, StreamError, TIMEOUT_US,
 };
 use pagetable::{MapError, Mapping};
 use smmu_spec::model::{IdRegisters, TransactionResult};

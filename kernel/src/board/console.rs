@@ -21,7 +21,6 @@ pub enum UartKind {
 pub struct Uart {
     /// The register interface.
     pub kind: UartKind,
-    /// The registers.
     pub registers: AddrRange<PhysAddr>,
     /// The interrupt, if there is a usable one.
     pub interrupt: Option<Interrupt>,

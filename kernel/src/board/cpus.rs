@@ -18,7 +18,6 @@ pub enum EnableMethod {
     SpinTable(PhysAddr),
 }
 
-/// A CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuDescription {
     /// The affinity fields of MPIDR_EL1.

@@ -281,7 +281,7 @@ mod tests {
                 let mut blob = blob.clone();
                 blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
                 match DeviceTree::new(&blob) {
-                    // The parser panics on what `has_valid_structure` does not refuse.
+                    // The parser panics on an error that `has_valid_structure` does not find.
                     Ok(tree) => {
                         let _ = super::super::Platform::read(&tree, &["brcm,bcm2835-dma"]);
                         accepted += 1;

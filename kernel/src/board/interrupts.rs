@@ -24,7 +24,6 @@ const SPIS: u32 = IntId::MAX_SPI_COUNT;
 /// The machine's interrupt controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum InterruptController {
-    /// A GIC.
     Gic(GicDescription),
     /// The two controllers of a Raspberry Pi 3.
     Bcm2836 {

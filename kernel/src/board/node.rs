@@ -49,7 +49,6 @@ impl<'a> TreeNode<'a> {
         core::ptr::eq(self.node.name(), other.node.name())
     }
 
-    /// The children.
     pub fn children(&self) -> impl Iterator<Item = Self> + use<'a> {
         let parent = *self;
         self.node.children().filter_map(move |node| parent.child(node))

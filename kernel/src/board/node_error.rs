@@ -48,11 +48,9 @@ pub enum NodeError {
     Malformed(&'static str),
     /// The property is longer than the kernel accepts, in bytes.
     TooLong {
-        /// The property.
         property: &'static str,
         /// Its length.
         len: usize,
-        /// The limit.
         limit: usize,
     },
     /// The `dma-ranges` of the parent buses have no common window that is not empty.
@@ -75,12 +73,7 @@ pub enum NodeError {
     /// The interrupt specifier (the first three cells) is invalid for its controller.
     InvalidInterrupt([u32; 3]),
     /// The property has an unsupported value.
-    UnsupportedValue {
-        /// The property.
-        property: &'static str,
-        /// The value.
-        value: Excerpt,
-    },
+    UnsupportedValue { property: &'static str, value: Excerpt },
     /// The range is outside of memory or overlaps an allocated range.
     NotInFreeMemory {
         /// The start address.

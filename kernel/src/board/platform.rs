@@ -51,7 +51,6 @@ pub struct Platform {
     pub bootargs: Result<String, NodeError>,
     /// Random bytes from the boot loader; may be empty.
     pub rng_seed: Vec<u8>,
-    /// The console.
     pub console: Option<Uart>,
     /// The PSCI conduit.
     pub psci: Option<Conduit>,
@@ -71,7 +70,6 @@ pub struct Platform {
     pub counter_erratum: Option<&'static str>,
     /// The PCI host bridges.
     pub pci_hosts: Vec<HostDescription>,
-    /// The SMMUs.
     pub smmus: Vec<SmmuDescription>,
     /// The ignored parts of the tree.
     pub warnings: Vec<Warning>,

@@ -39,7 +39,6 @@ const UNSUPPORTED: [(&str, &str); 2] = [
 const PAGES: u64 = 2 << 16;
 
 impl<'a> DeviceTree<'a> {
-    /// The SMMUs.
     pub fn smmus(
         &self,
     ) -> impl Iterator<Item = (TreeNode<'a>, Result<SmmuDescription, NodeError>)> + use<'a> {

@@ -2,6 +2,7 @@
 
 use super::{DomainKey, FailPoint, LastOwner, StreamKey};
 use addr::{AddrRange, Chunk, Iova, MemoryType};
+use core::alloc::Layout;
 use core::fmt;
 use core::panic::Location;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -20,6 +21,8 @@ pub trait Checks: Sync {
     /// Returns the length of a time slice, which is `ns` unless a test needs threads that are not preempted.
     /// Called with the scheduler's lock held.
     fn time_slice(&self, ns: u64) -> u64;
+    /// Called before an allocation or a free of `layout` on the heap. In any context.
+    fn heap_used(&self, layout: Layout);
     /// Called after `chunk` was allocated. No lock is held.
     fn frame_allocated(&self, chunk: Chunk);
     /// Called before `owner` frees `chunk`. No lock is held.
@@ -181,6 +184,13 @@ pub fn scaled(count: u64) -> u64 {
 /// See [`Checks::time_slice`].
 pub fn time_slice(ns: u64) -> u64 {
     checks().map_or(ns, |checks| checks.time_slice(ns))
+}
+
+/// See [`Checks::heap_used`].
+pub fn heap_used(layout: Layout) {
+    if let Some(checks) = checks() {
+        checks.heap_used(layout);
+    }
 }
 
 /// See [`Checks::frame_allocated`].

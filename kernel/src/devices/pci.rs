@@ -230,8 +230,9 @@ impl PciProbe<'_> {
     /// # Errors
     /// [`ProbeError::Master`].
     pub fn enable_bus_master(&mut self, _attached: &Device) -> Result<(), ProbeError> {
-        // `attach` has made the stream live, or nothing translates.
-        let live = StreamLive::promise(self.function.requester);
+        // SAFETY: since `attach`, the SMMU translates the transactions of the stream, or aborts them after a
+        // detach; without an SMMU, buffers are where the device may access memory.
+        let live = unsafe { StreamLive::promise(self.function.requester) };
         self.host.enable_bus_master(self.function.bdf, live).map_err(ProbeError::Master)
     }
 

@@ -5,7 +5,7 @@ use super::buffer::{ChunkedBuffer, SyncFor};
 use super::request::{MapPlacement, MapRequest};
 use super::trace::{self, Event};
 use crate::debug;
-use crate::iommu::LOST_BYTES;
+use crate::iommu;
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -87,8 +87,8 @@ impl Attachment {
             Ok(range) => range,
             Err(error) => {
                 if error == DmaError::IommuTimeout {
-                    LOST_BYTES.add(buffer.len());
-                    core::mem::forget(buffer);
+                    let bytes = buffer.len();
+                    iommu::leak(buffer, bytes, error);
                 }
                 return Err(error);
             }

@@ -230,7 +230,6 @@ fn is_low(chunk: Chunk) -> bool {
 /// The next owner of memory in a cache synchronisation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncFor {
-    /// The CPUs.
     Cpu,
     /// A device that does not snoop the CPU caches.
     Device,

@@ -42,11 +42,10 @@ pub fn read() -> Counters {
 
 /// Reads the gauges without taking a lock. The command counters are 0.
 pub fn gauges() -> Counters {
-    let (now, peak) = VMALLOC.usage();
     Counters {
         low_bytes: LOW_BYTES.read(),
         high_bytes: HIGH_BYTES.read(),
-        vmalloc_bytes: Reading { now, peak },
+        vmalloc_bytes: VMALLOC.usage(),
         table_pages: TABLE_PAGES.read(),
         iova_ranges: IOVA_RANGES.read(),
         lost_bytes: LOST_BYTES.read(),

@@ -65,8 +65,9 @@ impl Device {
     ) -> Result<Arc<Self>, DmaError> {
         domain.attach(stream)?;
         let faults = Arc::new(FaultState::default());
-        let behind = Some((smmu, stream));
-        let device = Arc::new(Self { name, stream: behind, coherent, mask: default_mask(), faults, domain });
+        let translation = Some((smmu, stream));
+        let device =
+            Arc::new(Self { name, stream: translation, coherent, mask: default_mask(), faults, domain });
         let quarantine: Arc<dyn Quarantine> = device.clone();
         fault::register(smmu, stream, device.faults.clone(), Arc::downgrade(&quarantine));
         debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
@@ -169,7 +170,7 @@ impl Device {
     }
 
     /// Drains the event queue, and returns the faults that the SMMU recorded since the device was armed.
-    pub fn faults(&self) -> u64 {
+    pub fn service_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
         }
@@ -183,7 +184,7 @@ impl Device {
 
     /// Drains the event queue, and returns all faults that the SMMU ever recorded: a count that never
     /// decreases.
-    pub fn total_faults(&self) -> u64 {
+    pub fn service_total_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
         }

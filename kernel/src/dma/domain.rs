@@ -5,7 +5,7 @@ use super::iova_space::IovaSpace;
 use super::request::{MapPlacement, MapRequest};
 use super::small_mappings::{SmallMappings, SmallSlot};
 use crate::debug::{self, DomainKey, FailPoint};
-use crate::iommu::{LOST_BYTES, Smmu, Tables};
+use crate::iommu::{self, Smmu, Tables};
 use crate::memory::leaf_batches;
 use crate::sched::Mutex;
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SIZE, PhysAddr, StreamId};
@@ -350,9 +350,7 @@ impl SmmuDomain {
         let freed = match PagingDomain::invalidate(self.smmu.command_queue(), stale) {
             Ok(freed) => freed,
             Err(unfinished) => {
-                log::error!("IOMMU: {:?} leaked: {:?}", range, unfinished.error);
-                LOST_BYTES.add(range.len());
-                // A `Stale` never drops its content, so `held` is leaked permanently.
+                iommu::leak(unfinished.stale, range.len(), format_args!("{range:?}: {}", unfinished.error));
                 return Err(DmaError::IommuTimeout);
             }
         };

@@ -14,7 +14,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// A device number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeviceNumber {
     /// The class or driver.

@@ -10,7 +10,6 @@ use addr::UserVa;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// The counter.
 #[derive(Debug)]
 struct EventCounter {
     value: u64,

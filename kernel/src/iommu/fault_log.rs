@@ -44,7 +44,7 @@ impl FaultLog {
     pub(super) fn report_suppressed(&mut self) {
         let now = time::now() / 1000;
         if let Some(suppressed) = self.errors.roll_over(now) {
-            kprintln!("smmu: {suppressed} more errors of its own");
+            kprintln!("smmu: {suppressed} more global errors");
         }
         if let Some(suppressed) = self.losses.roll_over(now) {
             kprintln!("smmu: events were lost {suppressed} more times");

@@ -22,8 +22,17 @@ pub use smmu::{Smmu, all, command_counts, find};
 pub use table_memory::Tables;
 
 use crate::perf_counters::Gauge;
+use core::fmt;
 
 /// Page-table frames of all paging domains.
 pub static TABLE_PAGES: Gauge = Gauge::new();
 /// Bytes that are never reused, since an IOMMU that may still access them did not respond. Never decreases.
 pub static LOST_BYTES: Gauge = Gauge::new();
+
+/// Leaks `memory` of this number of bytes, which an IOMMU may still access because of `cause`.
+#[cold]
+pub fn leak<T>(memory: T, bytes: u64, cause: impl fmt::Display) {
+    core::mem::forget(memory);
+    LOST_BYTES.add(bytes);
+    log::error!("IOMMU: {bytes} bytes leaked: {cause}");
+}

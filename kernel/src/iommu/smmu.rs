@@ -1,8 +1,8 @@
 //! An SMMU: its paging domains, streams and queues, each behind its lock.
 
-use super::LOST_BYTES;
 use super::commands::Commands;
 use super::events::{self, EventDispatcher};
+use super::leak;
 use super::table_memory::{Regions, Tables};
 use crate::debug::{self, FailPoint, StreamKey};
 use crate::irq::Handler;
@@ -126,14 +126,13 @@ impl Smmu {
         let destroyed = domain.destroy(&self.commands, &mut self.tags.lock(), &mut Regions, &mut Tables);
         match destroyed {
             Ok(()) => {}
-            // `PagingDomain` has no `drop`.
             Err(DestroyError::InUse(domain)) => {
-                LOST_BYTES.add(table_bytes(&domain));
-                log::error!("IOMMU: domain leaked: {} streams are attached", domain.streams());
+                let (bytes, streams) = (table_bytes(&domain), domain.streams());
+                leak(domain, bytes, format_args!("{streams} streams are attached to their domain"));
             }
             Err(DestroyError::Command(error, domain)) => {
-                LOST_BYTES.add(table_bytes(&domain));
-                log::error!("IOMMU: domain leaked: {error}");
+                let bytes = table_bytes(&domain);
+                leak(domain, bytes, format_args!("tables of a domain: {error}"));
             }
         }
     }

@@ -7,7 +7,7 @@
 use crate::debug::{self, FailPoint};
 use crate::memory::heap_cache::HeapCache;
 use crate::memory::zones;
-use crate::percpu::{self, MAX_CPUS, PerCpu};
+use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{Chunk, Order};
 use alloc::alloc::alloc;
@@ -18,7 +18,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Largest block: 2^32 bytes.
 const ORDERS: usize = 33;
@@ -42,8 +42,6 @@ static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
 static CPU_BLOCKS: PerCpu<CpuBlocks> = PerCpu::new([const { CpuBlocks::new() }; MAX_CPUS]);
 /// A copy of the heap's free bytes (without cached blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
-/// Whether allocations in interrupt handlers panic.
-static CHECK_HANDLERS: AtomicBool = AtomicBool::new(false);
 /// Bytes allocated from lowmem.
 static GROWN_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// The chunks of lowmem that the heap consists of, the latest first.
@@ -89,7 +87,7 @@ static KERNEL_HEAP: KernelHeap = KernelHeap;
 // layout; null means that the heap is exhausted.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        check_context(layout);
+        debug::heap_used(layout);
         let blocks = CPU_BLOCKS.this();
         if let Some(block) = blocks.reserved.take(layout) {
             return block.as_ptr();
@@ -98,7 +96,7 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        check_context(layout);
+        debug::heap_used(layout);
         let Some(block) = NonNull::new(block) else { return };
         let block_layout = block_layout_of(layout);
         // SAFETY: the caller frees a block that `alloc` returned for this layout, and `alloc` took the whole
@@ -173,18 +171,6 @@ fn block_layout_of(layout: Layout) -> Layout {
     // A layout has at most `isize::MAX` bytes. If rounding up exceeds that, the heap fails the original
     // layout.
     block_layout.unwrap_or(layout)
-}
-
-/// Makes every allocation in an interrupt handler panic, for the self-tests.
-pub fn check_interrupt_handlers() {
-    CHECK_HANDLERS.store(true, Ordering::Relaxed);
-}
-
-#[inline]
-fn check_context(layout: Layout) {
-    if CHECK_HANDLERS.load(Ordering::Relaxed) {
-        assert!(!percpu::in_interrupt(), "an interrupt handler allocates or frees {layout:?}");
-    }
 }
 
 fn update_free(heap: &Heap<ORDERS>) {

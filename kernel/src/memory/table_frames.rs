@@ -5,12 +5,12 @@
 
 use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{linear, zones};
-use crate::perf_counters;
+use crate::perf_counters::{self, Gauge, Reading};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Asid, Chunk, KernelVa, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
 use core::slice;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64};
 use memory::OwnedChunk;
 use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 use spin::Once;
@@ -24,9 +24,8 @@ struct ValidEntryCounts {
 
 static VALID_ENTRY_COUNTS: Once<ValidEntryCounts> = Once::new();
 static POOL: SpinLock<AddrRange<PhysAddr>> = SpinLock::new(AddrRange::EMPTY);
-/// The number of tables in use, and its peak.
-static IN_USE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
+/// Tables in use.
+static TABLES: Gauge = Gauge::new();
 
 /// The size in bytes of the pool needed to map `lowmem`, including the counters.
 pub fn pool_bytes(lowmem: &[AddrRange<PhysAddr>]) -> u64 {
@@ -77,8 +76,7 @@ pub fn alloc() -> Option<TableFrame> {
         }
     };
     perf_counters::count_table_allocation();
-    let now = IN_USE.fetch_add(1, Ordering::Relaxed) + 1;
-    PEAK.fetch_max(now, Ordering::Relaxed);
+    TABLES.add(1);
     Some(table)
 }
 
@@ -97,16 +95,16 @@ pub fn pool_remaining() -> u64 {
 
 /// Frees a frame from [`alloc()`].
 pub fn free(table: TableFrame) {
-    IN_USE.fetch_sub(1, Ordering::Relaxed);
+    TABLES.sub(1);
     let frame = Chunk::page(Pfn::containing(table.release()));
     // SAFETY: the released `table` owned the frame.
     let chunk = unsafe { OwnedChunk::adopt(frame) };
     zones::free_from(chunk, LastOwner::PageTable);
 }
 
-/// The number of tables in use, and its peak.
-pub fn usage() -> (u64, u64) {
-    (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
+/// The number of tables in use.
+pub fn usage() -> Reading {
+    TABLES.read()
 }
 
 /// The entries of a table from [`alloc()`].

@@ -3,10 +3,10 @@
 
 use crate::debug::{self, FailPoint};
 use crate::memory::kernel_tables;
+use crate::perf_counters::{Gauge, Reading};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Address, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{MapError, Mapping};
 
@@ -44,8 +44,7 @@ impl fmt::Display for MapRegistersError {
 pub struct KernelArea {
     start: KernelVa,
     ranges: SpinLock<Option<RangeAllocator<KernelVa>>>,
-    used: AtomicU64,
-    peak: AtomicU64,
+    used: Gauge,
 }
 
 const VMALLOC_START: KernelVa = KernelVa::new(0xffff_9000_0000_0000);
@@ -76,8 +75,7 @@ pub fn init(vmalloc: u64) -> [AddrRange<KernelVa>; 3] {
 
 impl KernelArea {
     const fn new(start: KernelVa) -> Self {
-        let (used, peak) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { start, ranges: SpinLock::new(None), used, peak }
+        Self { start, ranges: SpinLock::new(None), used: Gauge::new() }
     }
 
     fn init(&self, bytes: u64) -> AddrRange<KernelVa> {
@@ -116,13 +114,12 @@ impl KernelArea {
         }
         let range = self.with(|ranges| ranges.alloc(len, align, highest));
         let range = range.map_err(VmallocError::OutOfRange)?;
-        let now = self.used.fetch_add(len, Ordering::Relaxed) + len;
-        self.peak.fetch_max(now, Ordering::Relaxed);
+        self.used.add(len);
         Ok(range)
     }
 
     fn free(&self, range: AddrRange<KernelVa>) {
-        self.used.fetch_sub(range.len(), Ordering::Relaxed);
+        self.used.sub(range.len());
         if let Err(error) = self.with(|ranges| ranges.free(range)) {
             panic!("kernel range {range:?} freed: {error:?}");
         }
@@ -140,9 +137,9 @@ impl KernelArea {
         self.ranges.lock().as_ref().map_or(0, |ranges| ranges.space().len())
     }
 
-    /// The bytes in use, and their peak.
-    pub fn usage(&self) -> (u64, u64) {
-        (self.used.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
+    /// The bytes in use.
+    pub fn usage(&self) -> Reading {
+        self.used.read()
     }
 }
 

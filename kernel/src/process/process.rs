@@ -59,7 +59,6 @@ pub struct ProgramInfo {
     pub executable: NodeRef,
 }
 
-/// A process.
 pub struct Process {
     id: u32,
     /// As in the tree of processes, which `getppid` need not lock.

@@ -3,7 +3,6 @@
 
 use crate::sync::SpinLock;
 
-/// The generator.
 static GENERATOR: SpinLock<Generator> = SpinLock::new(Generator { key: [0; 8], blocks: 0 });
 
 struct Generator {

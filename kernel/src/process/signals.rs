@@ -23,7 +23,6 @@ pub struct ProcessSignals {
     pub pending: PendingSignals,
 }
 
-/// The default action.
 const DEFAULT_ACTION: SigAction = SigAction { handler: SIG_DFL, flags: 0, restorer: 0, mask: 0 };
 
 impl ProcessSignals {

@@ -40,7 +40,7 @@ pub struct Task {
     id: u32,
     process: Arc<Process>,
     space: Arc<AddressSpace>,
-    registers: SpinLock<Registers>,
+    registers: SpinLock<TaskRegisters>,
     /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
     /// The head of the list of robust futexes (`set_robust_list`), or 0.
@@ -60,7 +60,7 @@ pub struct Task {
 }
 
 /// The registers outside of the trap frame.
-struct Registers {
+struct TaskRegisters {
     fp: FpState,
     thread_pointer: UserVa,
 }
@@ -72,7 +72,7 @@ impl Task {
             id,
             process,
             space,
-            registers: SpinLock::new(Registers { fp: FpState::new(), thread_pointer }),
+            registers: SpinLock::new(TaskRegisters { fp: FpState::new(), thread_pointer }),
             clear_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             exit_status: AtomicU8::new(0),
@@ -152,7 +152,6 @@ impl Task {
         Caller { process_id: self.process.id(), space: &self.space, files: &self.process.files }
     }
 
-    /// Returns the signal mask.
     pub fn signal_mask(&self) -> SignalSet {
         SignalSet::from_bits(self.signal_mask.load(Ordering::Relaxed))
     }

@@ -44,7 +44,6 @@ impl Alarm for Notifier {
     }
 }
 
-/// A timer.
 pub struct ProcessTimer {
     clock: ClockId,
     schedule: Schedule,

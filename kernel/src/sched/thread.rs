@@ -102,7 +102,6 @@ impl Thread {
         self.id
     }
 
-    /// The name.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -17,7 +17,6 @@ use zerocopy::FromZeros;
 /// The maximum length of a path, with its terminator.
 const PATH_MAX: usize = 4096;
 
-/// `execve`
 pub fn execve(call: &SyscallContext<'_>) -> SyscallResult {
     let path = call.memory().read_string(call.address(0), PATH_MAX)?;
     execute(call, &path, (call.address(1), call.address(2)))
@@ -88,7 +87,6 @@ fn slices(strings: &[Vec<u8>]) -> Result<Vec<&[u8]>, Errno> {
     Ok(slices)
 }
 
-/// `wait4`
 pub fn wait4(call: &SyscallContext<'_>) -> SyscallResult {
     let options = call.value(2) as u32;
     if options & !(WNOHANG | WUNTRACED | WCONTINUED | WNOTHREAD | WALL | WCLONE) != 0 {
@@ -111,7 +109,6 @@ pub fn wait4(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(id.into())
 }
 
-/// `waitid`
 pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
     let options = call.value(3) as u32;
     let known = WNOHANG | WNOWAIT | WEXITED | WUNTRACED | WCONTINUED | WNOTHREAD | WALL | WCLONE;
@@ -147,7 +144,6 @@ pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_optional(call.address(4), &usage).map(|()| 0)
 }
 
-/// `pidfd_open`
 pub fn pidfd_open(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
     let id = u32::try_from(call.int(0)).ok().filter(|&id| id > 0).ok_or(Errno::EINVAL)?;

@@ -18,7 +18,6 @@ use abi::signal::SIGSET_BYTES;
 use addr::{Address, UserVa};
 use alloc::sync::Arc;
 
-/// `eventfd2`
 pub fn eventfd2(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = call.value(1) as u32;
     let open = OpenFlags::from_bits_retain(flags & !EFD_SEMAPHORE);
@@ -29,7 +28,6 @@ pub fn eventfd2(call: &SyscallContext<'_>) -> SyscallResult {
     OpenFile::open(&call.process().files, file, open | OpenFlags::READ_WRITE).map(u64::from)
 }
 
-/// `epoll_create1`
 pub fn epoll_create1(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.value(0) as u32);
     if !OpenFlags::CLOEXEC.contains(flags) {
@@ -38,7 +36,6 @@ pub fn epoll_create1(call: &SyscallContext<'_>) -> SyscallResult {
     OpenFile::open(&call.process().files, Epoll::new()?, flags | OpenFlags::READ_WRITE).map(u64::from)
 }
 
-/// `epoll_ctl`
 pub fn epoll_ctl(call: &SyscallContext<'_>) -> SyscallResult {
     let (operation, descriptor) = (call.int(1), call.int(2));
     let event = match operation {
@@ -60,12 +57,10 @@ pub fn epoll_ctl(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(0)
 }
 
-/// `epoll_pwait`
 pub fn epoll_pwait(call: &SyscallContext<'_>) -> SyscallResult {
     epoll_wait(call, Timeout::from_milliseconds(call.int(3)))
 }
 
-/// `epoll_pwait2`
 pub fn epoll_pwait2(call: &SyscallContext<'_>) -> SyscallResult {
     epoll_wait(call, Timeout::read(call, 3)?)
 }
@@ -103,7 +98,6 @@ fn epoll_wait(call: &SyscallContext<'_>, timeout: Timeout) -> SyscallResult {
     })
 }
 
-/// `signalfd4`
 pub fn signalfd4(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.int(3) as u32);
     if call.value(2) != SIGSET_BYTES || !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
@@ -119,7 +113,6 @@ pub fn signalfd4(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.value(0))
 }
 
-/// `timerfd_create`
 pub fn timerfd_create(call: &SyscallContext<'_>) -> SyscallResult {
     const CLOCK_REALTIME: i32 = 0;
     const CLOCK_MONOTONIC: i32 = 1;
@@ -152,7 +145,6 @@ pub fn timerfd_settime(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_optional(call.address(3), &timer_spec(old)).map(|()| 0)
 }
 
-/// `timerfd_gettime`
 pub fn timerfd_gettime(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let timer = file.downcast::<TimerFd>().ok_or(Errno::EINVAL)?;

@@ -14,12 +14,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use zerocopy::{FromZeros, IntoBytes};
 
-/// `dup`
 pub fn dup(call: &SyscallContext<'_>) -> SyscallResult {
     insert(call, call.any_file(0)?, false, 0)
 }
 
-/// `dup3`
 pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.int(2) as u32);
     if call.int(0) == call.int(1) || !OpenFlags::CLOEXEC.contains(flags) {
@@ -35,7 +33,6 @@ pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// `fcntl`
 pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
     let file = match call.value(1) {
         F_DUPFD | F_DUPFD_CLOEXEC | F_GETFD | F_SETFD | F_GETFL => call.any_file(0)?,
@@ -80,7 +77,6 @@ fn pipe(file: &OpenFile) -> Result<&Pipe, Errno> {
     reader.or_else(|| file.downcast::<WriteEnd>().map(WriteEnd::pipe)).ok_or(Errno::EBADF)
 }
 
-/// `pipe2`
 pub fn pipe2(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
     if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
@@ -123,7 +119,6 @@ fn insert(
     fs::insert(&call.process().files, file, close_on_exec, lowest).map(u64::from)
 }
 
-/// `ioctl`
 pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     match call.value(1) as u32 {
@@ -143,7 +138,6 @@ pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
     file.file().ioctl(&call.task.caller(), call.value(1) as u32, call.value(2))
 }
 
-/// `close`
 pub fn close(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.process().files.lock().remove(call.int(0))?;
     // Outside of the lock: the last reference can wait, for example for the detach of a buffer.
@@ -162,7 +156,6 @@ pub fn seek(call: &SyscallContext<'_>) -> SyscallResult {
     call.file(0)?.file().seek(call.value(1) as i64, call.value(2))
 }
 
-/// `read`
 pub fn read(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let readable = file.readable()?;
@@ -211,7 +204,6 @@ pub fn write_vector_at(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(count as u64)
 }
 
-/// `write`
 pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let writable = file.writable()?;

@@ -11,7 +11,6 @@ use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use program::USER_END;
 
-/// `brk`
 pub fn brk(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.space().set_break(call.address(0)).raw())
 }

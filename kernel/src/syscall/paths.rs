@@ -286,7 +286,6 @@ pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(2), &stat).map(|()| 0)
 }
 
-/// `statx`
 pub fn statx(call: &SyscallContext<'_>) -> SyscallResult {
     let known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE;
     let flags = call.value(2) & u64::from(u32::MAX);
@@ -323,7 +322,6 @@ impl PathArgument {
     }
 }
 
-/// `truncate`
 pub fn truncate(call: &SyscallContext<'_>) -> SyscallResult {
     let size = u64::try_from(call.value(1) as i64).map_err(|_| Errno::EINVAL)?;
     let path = PathArgument::of_current(call, call.address(0))?;

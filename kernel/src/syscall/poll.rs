@@ -94,7 +94,6 @@ pub fn with_signal_mask(
     result
 }
 
-/// `ppoll`
 pub fn ppoll(call: &SyscallContext<'_>) -> SyscallResult {
     let timeout = Timeout::read(call, 2)?;
     let result = with_signal_mask(call, call.address(3), call.value(4), || {
@@ -136,7 +135,6 @@ const SET_EVENTS: [PollEvents; 3] = [
     PollEvents::PRI,
 ];
 
-/// `pselect6`
 pub fn pselect6(call: &SyscallContext<'_>) -> SyscallResult {
     let [mask, size] = match call.value(5) {
         0 => [0; 2],

@@ -13,13 +13,11 @@ use abi::process::*;
 use addr::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
-/// `exit_group`
 pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
     call.process().terminate(Termination::Exited(call.value(0) as u8));
     Ok(0)
 }
 
-/// `uname`
 pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(0), &SYSTEM_NAME).map(|()| 0)
 }

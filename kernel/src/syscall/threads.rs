@@ -12,7 +12,6 @@ use alloc::sync::Arc;
 use arch::exception::UserFrame;
 use zerocopy::IntoBytes;
 
-/// `clone`
 pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
     let flags = CloneFlags::from_bits_retain(call.value(0) & u64::from(u32::MAX) & !CSIGNAL);
     // Both are stored at the same address.
@@ -34,7 +33,6 @@ pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
     )
 }
 
-/// `clone3`
 pub fn clone3(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
     let size = call.length(1);
     if size < size_of::<CloneArgs>() {
@@ -143,13 +141,11 @@ pub fn exit(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(0)
 }
 
-/// `set_tid_address`
 pub fn set_tid_address(call: &SyscallContext<'_>) -> SyscallResult {
     call.task.set_clear_tid(call.address(0));
     Ok(call.task.id().into())
 }
 
-/// `set_robust_list`
 pub fn set_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
     if call.value(1) != ROBUST_LIST_HEAD_BYTES {
         return Err(Errno::EINVAL);
@@ -196,7 +192,6 @@ fn check_thread(call: &SyscallContext<'_>) -> Result<(), Errno> {
     }
 }
 
-/// `futex`
 pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     let (at, operation, value) = (call.address(0), call.value(1) as u32, call.value(2) as u32);
     let (memory, futexes) = (call.memory(), &call.process().futexes);

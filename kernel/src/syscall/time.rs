@@ -26,7 +26,6 @@ pub fn get_time_of_day(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_optional(call.address(1), &Timezone::default()).map(|()| 0)
 }
 
-/// `times`
 pub fn times(call: &SyscallContext<'_>) -> SyscallResult {
     const TICK_NS: u64 = NANOSECONDS / USER_HZ;
     let times = Tms { user: (call.process().cpu_time() / TICK_NS) as i64, ..Tms::default() };

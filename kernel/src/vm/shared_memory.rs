@@ -81,7 +81,6 @@ impl MemoryMapping {
         Ok(Self { object, is_shared, max_prot })
     }
 
-    /// Returns the object.
     pub fn object(&self) -> &SharedMemory {
         &self.object
     }

@@ -148,8 +148,8 @@ fn replaced_buffer_is_freed_without_the_lock_of_the_address_space() {
         Ok(())
     };
     let unmap = |space: &AddressSpace| space.unmap(AddrRange::new(BASE, BASE + 3 * PAGE_SIZE));
-    type Call = fn(&AddressSpace) -> Result<(), Errno>;
-    for call in [replace_by_mmap as Call, replace_by_mapping, shrink_heap, unmap] {
+    type UnmappingCall = fn(&AddressSpace) -> Result<(), Errno>;
+    for call in [replace_by_mmap as UnmappingCall, replace_by_mapping, shrink_heap, unmap] {
         let space = Arc::new(AddressSpace::new().unwrap());
         space.set_heap_start(BASE);
         space.set_break(BASE + 3 * PAGE_SIZE);
@@ -219,17 +219,17 @@ fn asid_is_owned_until_it_is_invalidated() {
 /// Drops a mapping of `area`, whose range must be allocated at each TLBI.
 fn drop_with_owned_range<T>(area: &'static KernelArea, mapping: T) {
     tlb_model::check();
-    let used = area.usage().0;
+    let used = area.usage().now;
     let invalidations = Rc::new(Cell::new(0));
     let count = invalidations.clone();
     let check = move |instruction| {
         if matches!(instruction, Instruction::TlbKernel(..)) {
             count.set(count.get() + 1);
-            assert_eq!(area.usage().0, used, "the range is free before its TLBI");
+            assert_eq!(area.usage().now, used, "the range is free before its TLBI");
         }
     };
     tlb_model::with_other_cpu(Box::new(check), || drop(mapping));
-    assert!(invalidations.get() > 0 && area.usage().0 < used);
+    assert!(invalidations.get() > 0 && area.usage().now < used);
     tlb_model::check();
 }
 

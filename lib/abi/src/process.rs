@@ -82,7 +82,7 @@ pub const WCONTINUED: u32 = 8;
 pub const WNOWAIT: u32 = 0x0100_0000;
 /// `wait4`, `waitid`: children of the calling thread only.
 pub const WNOTHREAD: u32 = 0x2000_0000;
-/// `wait4`, `waitid`: all children, whatever their exit signal is.
+/// `wait4`, `waitid`: all children, with any exit signal.
 pub const WALL: u32 = 0x4000_0000;
 /// `wait4`, `waitid`: children with another exit signal than SIGCHLD.
 pub const WCLONE: u32 = 0x8000_0000;

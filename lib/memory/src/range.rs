@@ -102,10 +102,10 @@ impl<A: Address> RangeAllocator<A> {
     /// Whether the page at `at` is in an allocated range or its guard.
     pub fn is_allocated(&self, at: A) -> bool {
         let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
-        let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
+        let is_recent = self.recent.iter().any(|&(start, end)| start <= at && at < end);
         self.space.contains(at)
             && !in_hole
-            && !came_back
+            && !is_recent
             && !self.reserved.iter().any(|range| range.contains(at))
     }
 

@@ -21,6 +21,14 @@
 //!   type, replacing the frame of a page, undoing a failed map - uses [`TableMemory::invalidate`]. An access
 //!   through a broken entry faults: a CPU has to retry it; a device must not be using the range.
 //!
+//! # Safety
+//!
+//! Mapping is safe, since it only writes descriptors: the CPU or a device accesses memory through them once a
+//! TTBR or a context descriptor has the root. The component that installs the root guarantees, as long as it
+//! is installed, for each [`PageTable::map`], [`PageTable::replace_page`] and [`MapWindow::map`] that the
+//! frames may be accessed with these rights until the mapping is invalidated. So it offers these operations
+//! as unsafe functions.
+//!
 //! # Cost
 //!
 //! Every entry is written once, each table is walked to once, and a range that covers all of a table is

@@ -42,25 +42,19 @@ impl<'a> MapWindow<'a> {
             store(slot, leaf);
             return 1;
         }
-        let mut next = |slot| {
+        for slot in slots {
             store(slot, leaf);
             leaf = leaf.advanced(PAGE_SIZE);
-        };
-        // Unrolled, as in `unmap`: saves 1 068 of 5 551 instructions of the allocation of a buffer of 1 MiB
-        // on a CPU with FEAT_MOPS.
-        let (groups, rest) = slots.as_chunks::<8>();
-        groups.iter().for_each(|group| group.iter().for_each(&mut next));
-        rest.iter().for_each(next);
+        }
         pages
     }
 
     /// Unmaps the first `pages` pages. The caller invalidates them (last-level entries are sufficient).
     #[inline]
     pub fn unmap(&self, pages: usize) {
-        let clear = |slot| store(slot, Descriptor::INVALID);
-        let (groups, rest) = self.pages[..pages].as_chunks::<8>();
-        groups.iter().for_each(|group| group.iter().for_each(clear));
-        rest.iter().for_each(clear);
+        for slot in &self.pages[..pages] {
+            store(slot, Descriptor::INVALID);
+        }
     }
 
     /// Maps `block` in the block entry. The caller makes the entry visible to the walker.

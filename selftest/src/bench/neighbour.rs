@@ -23,7 +23,6 @@ const UNMAPPED: Iova = Iova::new(0x0abc_d000);
 /// The time in which the fault thread reports the number of suppressed log lines.
 const REPORT_DELAY_NS: u64 = 3_000_000_000;
 
-/// Counts of a thread.
 #[derive(Clone, Copy, Default)]
 struct ThreadCounts {
     transfers: u64,
@@ -164,7 +163,7 @@ fn map_and_unmap(device: &Arc<Device>, end: u64) -> Result<ThreadCounts, DmaErro
 /// that is mapped: the copy may be complete only if the IOMMU has not aborted it, also if events are lost.
 fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
     const DATA: u8 = 0xd7;
-    let (mut count, before) = (ThreadCounts::default(), engine.device().total_faults());
+    let (mut count, before) = (ThreadCounts::default(), engine.device().service_total_faults());
     load(engine, DATA)?;
     while timer::now() < end {
         if let Err(error) = engine.transfer(page_transfer(dma_engine::TransferDirection::ToMemory, UNMAPPED))
@@ -184,7 +183,7 @@ fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
             engine.device().rearm()?;
         }
     }
-    count.faults = engine.device().total_faults() - before;
+    count.faults = engine.device().service_total_faults() - before;
     Ok(count)
 }
 

@@ -1,9 +1,7 @@
 //! A command queue whose base address has no memory: the SMMU stops with CERROR_ABT, stops again when the
 //! driver retries, and the driver reinitializes the queue. Only the checking build can move the base.
 
-use super::commands::{
-    absent_device, command_counters, map_and_allocate, run_words, with_concurrent_commands,
-};
+use super::commands::{absent_device, command_counters, map_and_allocate, with_concurrent_commands};
 use super::{Outcome, Test};
 use crate::{check, pass, skip};
 use addr::{PAGE_SIZE, PhysAddr};
@@ -13,7 +11,6 @@ use drivers::iommu::Shared;
 use drivers::smmu::{CommandError, CommandQueue};
 use kernel::iommu::{self, Smmu};
 use kernel::percpu;
-use smmu_spec::Command;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -85,7 +82,7 @@ fn permanently_unreadable_command_queue_returns_errors() -> Outcome {
     break_queue(smmu, true)?;
     // More commands than the queue has entries.
     let unexpected =
-        (0..300).map(|_| run_words(smmu, Command::Sync.encode())).find(|result| *result != STOPPED);
+        (0..300).map(|_| drivers::smmu::sync(smmu.command_queue())).find(|result| *result != STOPPED);
     smmu.command_queue().with(CommandQueue::restore_base);
     check!(unexpected.is_none(), "a command returned {unexpected:?}");
     map_and_allocate(&device, 16)?;

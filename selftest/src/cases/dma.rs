@@ -419,7 +419,7 @@ fn audit_passes_with_all_kinds_of_buffers() -> Outcome {
         [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
     check!(seen.free == counted, "the audit found {:#x} free bytes, the zones count {counted:#x}", seen.free);
     // Tables that an IOMMU may still walk after a failed invalidation are never freed.
-    let (in_use, lost) = (table_frames::usage().0 * PAGE_SIZE, counters::read().lost_bytes.now);
+    let (in_use, lost) = (table_frames::usage().now * PAGE_SIZE, counters::read().lost_bytes.now);
     let missing = in_use.checked_sub(seen.tables);
     check!(
         missing.is_some_and(|bytes| bytes <= lost),
@@ -461,7 +461,7 @@ fn vmalloc_exhaustion_fails_only_kernel_views() -> Outcome {
     let results = (with_view.as_ref().err().copied(), without_view.as_ref().err().copied());
     drop((with_view, without_view));
     let checked = before.check("with vmalloc exhausted");
-    let (used, _) = VMALLOC.usage();
+    let used = VMALLOC.usage().now;
     drop(filler);
     zones::free(chunk);
     checked?;

@@ -200,7 +200,11 @@ fn repeated_faults_quarantine_the_device() -> Outcome {
     edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
     retry(|| edu.device().rearm())?;
     let faults = seen?;
-    check!(edu.device().faults() == 0, "{} faults right after the rearm", edu.device().faults());
+    check!(
+        edu.device().service_faults() == 0,
+        "{} faults right after the rearm",
+        edu.device().service_faults()
+    );
     poke(&buffer, 0, b"again!");
     read_in(edu, buffer.range().start(), 6)?;
     write_out(edu, buffer.range().start() + 64, 6)?;
@@ -212,18 +216,18 @@ fn repeated_faults_quarantine_the_device() -> Outcome {
 fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, UNMAPPED, PAGE_SIZE)?;
     let quarantined = fixture::yield_until(TIMEOUT_NS, || edu.device().is_quarantined());
-    check!(quarantined, "not quarantined after {} faults", edu.device().faults());
-    Ok(edu.device().faults())
+    check!(quarantined, "not quarantined after {} faults", edu.device().service_faults());
+    Ok(edu.device().service_faults())
 }
 
 /// Checks that the device's accesses are aborted without events, and that other devices are unaffected.
 fn check_quarantined(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(), String> {
-    let before = edu.device().faults();
+    let before = edu.device().service_faults();
     poke(buffer, 0, b"before");
     write_out(edu, buffer.range().start(), 6)?;
     write_out(edu, UNMAPPED, PAGE_SIZE)?;
     check!(peek(buffer, 0, 6) == b"before", "a quarantined device wrote to the buffer");
-    check!(edu.device().faults() == before, "{} more faults", edu.device().faults() - before);
+    check!(edu.device().service_faults() == before, "{} more faults", edu.device().service_faults() - before);
     let Some(other) = devices::dma_engines().nth(1) else { return Ok(()) };
     let other_buffer = new_buffer(other, PAGE_SIZE)?;
     poke(&other_buffer, 0, b"others");
@@ -288,7 +292,8 @@ fn first_event_of_each_stream_is_recorded() -> Outcome {
     let written = crate::fixture::run_each(edus.len(), move |number| {
         write_out(threads[number], fault_at(number), PAGE_SIZE)
     })?;
-    let seen: Vec<_> = edus.iter().map(|edu| (edu.device().faults(), edu.device().first_fault())).collect();
+    let seen: Vec<_> =
+        edus.iter().map(|edu| (edu.device().service_faults(), edu.device().first_fault())).collect();
     for edu in &edus {
         edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
         // Later tests must not see the events.

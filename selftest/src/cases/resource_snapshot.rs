@@ -40,7 +40,7 @@ impl ResourceSnapshot {
     pub fn now() -> Self {
         let counters: Counters = counters::read();
         let used = |zone| zones::stats(zone).allocated;
-        let all_tables = table_frames::usage().0;
+        let all_tables = table_frames::usage().now;
         let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + table_frames::pool_remaining();
         Self {
             low_frames: used(Zone::Low) - kept,

@@ -10,9 +10,11 @@ pub mod poison;
 pub use call_path::{forget_all_paths, forget_newest_path, paths_overflowed};
 
 use addr::{AddrRange, Chunk, Iova, MemoryType};
+use core::alloc::Layout;
 use core::panic::Location;
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::debug::{Checks, DebugTag, DomainKey, FailPoint, LastOwner, StreamKey};
+use kernel::percpu;
 use smmu_spec::EventRecord;
 
 /// The length in nanoseconds to which a test extends the time slices that start; 0 without one.
@@ -37,6 +39,10 @@ impl Checks for AllChecks {
 
     fn time_slice(&self, ns: u64) -> u64 {
         ns.max(LEAST_TIME_SLICE.load(Ordering::Relaxed))
+    }
+
+    fn heap_used(&self, layout: Layout) {
+        assert!(!percpu::in_interrupt(), "an interrupt handler allocates or frees {layout:?}");
     }
 
     fn frame_allocated(&self, chunk: Chunk) {

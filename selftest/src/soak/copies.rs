@@ -27,7 +27,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
         return Ok(tally);
     };
     while time::now() < end {
-        let before = edu.device().total_faults();
+        let before = edu.device().service_total_faults();
         match rng.below(8) {
             0 => write_out(edu, UNMAPPED + rng.below(64) * 4, 4 + rng.below(60))?,
             1 => {
@@ -39,7 +39,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
                 tally.copies += 1;
             }
         }
-        tally.faults += edu.device().total_faults() - before;
+        tally.faults += edu.device().service_total_faults() - before;
     }
     Ok(tally)
 }
@@ -82,6 +82,7 @@ fn quarantine(edu: &DmaEngineDevice) -> Result<(), String> {
         Err(error) => Some(Err(error)),
     };
     let in_time = poll_until(|| deadline.passed(), fault);
-    in_time.map_err(|_| format!("device not quarantined after {} faults", edu.device().faults()))??;
+    in_time
+        .map_err(|_| format!("device not quarantined after {} faults", edu.device().service_faults()))??;
     edu.device().rearm().map_err(|error| error.to_string())
 }

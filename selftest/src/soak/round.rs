@@ -61,7 +61,6 @@ pub enum Job {
     Starving,
 }
 
-/// The kind of a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum RoundKind {
     /// Memory suffices, so that no request of a program may fail.

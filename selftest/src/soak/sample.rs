@@ -56,7 +56,7 @@ impl Sample {
             high_frames: used(Zone::High),
             // Records are allocated with the first use of each block of memory, and kept.
             heap: (heap::usage().0 - pages::record_bytes()) as u64,
-            all_tables: table_frames::usage().0,
+            all_tables: table_frames::usage().now,
             device_tables: counters.table_pages.now,
             iova_ranges: counters.iova_ranges.now,
             relative_time: relative_time()?,

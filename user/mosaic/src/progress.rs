@@ -19,48 +19,48 @@ impl Progress {
     }
 
     /// Runs `work` as one step.
-    pub fn step<T>(&self, what: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.begin(what);
+    pub fn step<T>(&self, label: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.begin(label);
         let started = Instant::now();
         let done = work()?;
-        self.end(what, started);
+        self.end(label, started);
         Ok(done)
     }
 
     /// Runs `part` over all subranges of `0..count`, with a progress bar.
     pub fn over(
         &self,
-        what: &str,
+        label: &str,
         count: usize,
         mut part: impl FnMut(Range<usize>) -> io::Result<()>,
     ) -> io::Result<()> {
         let started = Instant::now();
         for n in 0..PARTS {
-            self.bar(what, n);
+            self.bar(label, n);
             part(count * n / PARTS..count * (n + 1) / PARTS)?;
         }
-        self.end(what, started);
+        self.end(label, started);
         Ok(())
     }
 
     /// Updates the bar to `done` segments; without a terminal, prints a line for each quarter.
-    pub fn bar(&self, what: &str, done: usize) {
+    pub fn bar(&self, label: &str, done: usize) {
         if self.live {
             let (full, empty) = ("#".repeat(done), ".".repeat(PARTS - done));
-            self.rewrite(&format!("  [{full}{empty}] {what}"));
+            self.rewrite(&format!("  [{full}{empty}] {label}"));
         } else if done.is_multiple_of(PARTS / 4) {
-            println!("  {:3} % {what}", done * 100 / PARTS);
+            println!("  {:3} % {label}", done * 100 / PARTS);
         }
     }
 
-    fn begin(&self, what: &str) {
+    fn begin(&self, label: &str) {
         if self.live {
-            self.rewrite(&format!("  ... {what}"));
+            self.rewrite(&format!("  ... {label}"));
         }
     }
 
-    fn end(&self, what: &str, started: Instant) {
-        let line = format!("  {:5.2} s  {what}", started.elapsed().as_secs_f64());
+    fn end(&self, label: &str, started: Instant) {
+        let line = format!("  {:5.2} s  {label}", started.elapsed().as_secs_f64());
         if self.live {
             self.rewrite(&line);
         } else {

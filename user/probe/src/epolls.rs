@@ -232,9 +232,9 @@ impl EpollFile {
         Ok(events[..count as usize].iter().map(|event| (event.u64, event.events)).collect())
     }
 
-    fn expect(&self, what: &str, expected: &[(u64, u32)]) -> ProbeResult {
+    fn expect(&self, case: &str, expected: &[(u64, u32)]) -> ProbeResult {
         let found = self.wait(16, 0)?;
-        ensure(found == expected, || format!("{what}: {found:x?} instead of {expected:x?}"))
+        ensure(found == expected, || format!("{case}: {found:x?} instead of {expected:x?}"))
     }
 }
 

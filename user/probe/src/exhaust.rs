@@ -23,22 +23,22 @@ fn collect_until_error<T>(mut allocate: impl FnMut() -> std::io::Result<T>) -> (
 }
 
 fn ends_with<T>(
-    what: &str,
+    case: &str,
     (allocated, error): (Vec<T>, std::io::Error),
     errno: i32,
 ) -> Result<usize, crate::result::Failure> {
     let count = allocated.len();
     drop(allocated);
-    expect_error::<()>(what, Err(error), errno)?;
-    ensure(count > 1, || format!("{what}: error after {count}"))?;
-    println!("  {what}: {count}, then an error");
+    expect_error::<()>(case, Err(error), errno)?;
+    ensure(count > 1, || format!("{case}: error after {count}"))?;
+    println!("  {case}: {count}, then an error");
     Ok(count)
 }
 
 /// All memory, as buffers; twice, so that a leak shows as a smaller number.
 pub fn buffers(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
-    let once = |what| ends_with(what, collect_until_error(|| heap.allocate(MIB)), libc::ENOMEM);
+    let once = |case| ends_with(case, collect_until_error(|| heap.allocate(MIB)), libc::ENOMEM);
     let (first, second) = (once("buffers of 1 MiB")?, once("again")?);
     ensure(second + 8 >= first, || format!("{first} buffers, then {second}"))
 }

@@ -123,7 +123,6 @@ pub fn in_thread(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Undefined instruction.
 pub fn undefined_instruction(_: &[String]) -> ProbeResult {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: expected to terminate this program; otherwise it has no effect.

@@ -51,10 +51,10 @@ fn waiters(word: &AtomicU32) -> i64 {
     futex(word, libc::FUTEX_CMP_REQUEUE, 0, ALL.into(), word, word.load(Ordering::Relaxed))
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> ProbeResult {
+fn until(case: &str, mut holds: impl FnMut() -> bool) -> ProbeResult {
     let start = Instant::now();
     while !holds() {
-        ensure(start.elapsed() < LIMIT, || format!("{what}: not within {LIMIT:?}"))?;
+        ensure(start.elapsed() < LIMIT, || format!("{case}: not within {LIMIT:?}"))?;
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
@@ -202,11 +202,11 @@ pub fn bad_words(_: &[String]) -> ProbeResult {
         ("a requeue to an unaligned word", libc::FUTEX_CMP_REQUEUE, [word, 1, 1, other + 1, 0], einval),
         ("a requeue to a kernel address", libc::FUTEX_CMP_REQUEUE, [word, 1, 1, kernel, 0], efault),
     ];
-    for (what, operation, [at, value, third, fourth, fifth], expected) in cases {
+    for (case, operation, [at, value, third, fourth, fifth], expected) in cases {
         let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as u64;
         // SAFETY: a rejected call accesses no memory but the two words.
         let result = unsafe { raw::call(libc::SYS_futex, [at, operation, value, third, fourth, fifth]) };
-        expect(what, result, expected)?;
+        expect(case, result, expected)?;
     }
     Ok(())
 }

@@ -134,9 +134,9 @@ const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-fn expect_calls(what: &str, calls: usize) -> ProbeResult {
+fn expect_calls(case: &str, calls: usize) -> ProbeResult {
     let seen = CALLS.load(SeqCst);
-    ensure(seen == calls, || format!("{what}: {seen} calls of the handler, not {calls}"))
+    ensure(seen == calls, || format!("{case}: {seen} calls of the handler, not {calls}"))
 }
 
 /// A signal calls its handler with its number and cause, and the program continues with all its registers.

@@ -130,11 +130,11 @@ fn discard_buffer(view: &View) -> ProbeResult {
 }
 
 /// Fails unless `madvise` returns `errno`; 0 is success.
-fn expect_advice(what: &str, at: *mut u8, len: usize, advice: i32, errno: i32) -> ProbeResult {
+fn expect_advice(case: &str, at: *mut u8, len: usize, advice: i32, errno: i32) -> ProbeResult {
     // SAFETY: volatile accesses only; the content may become zero.
     let status = unsafe { libc::madvise(at.cast(), len, advice) };
     let seen = if status == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) };
-    ensure(seen == errno, || format!("{what}: errno {seen}, not {errno}"))
+    ensure(seen == errno, || format!("{case}: errno {seen}, not {errno}"))
 }
 
 /// `madvise` keeps shared memory, reports holes after the rest is done, and rejects unknown advice and

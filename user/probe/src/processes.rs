@@ -39,10 +39,10 @@ pub fn wait(id: i32, options: i32) -> io::Result<(i32, i32)> {
 }
 
 /// Waits for the child `id`, which must exit with `expected`.
-pub fn expect_exit(what: &str, id: i32, expected: i32) -> ProbeResult {
+pub fn expect_exit(case: &str, id: i32, expected: i32) -> ProbeResult {
     let (_, status) = wait(id, 0)?;
     let seen = (libc::WIFEXITED(status), libc::WEXITSTATUS(status));
-    ensure(seen == (true, expected), || format!("{what}: wait status {status:#x}"))
+    ensure(seen == (true, expected), || format!("{case}: wait status {status:#x}"))
 }
 
 fn map(flags: i32) -> io::Result<*mut u64> {
@@ -91,7 +91,7 @@ pub fn memory(_: &[String]) -> ProbeResult {
         let seen = read(shared, page);
         ensure(seen == 2000 + page as u64, || format!("shared page {page}: {seen}"))?;
     }
-    // A grandchild writes what its parent has not touched since the fork.
+    // A grandchild writes to a page that its parent has not accessed since the fork.
     let child = fork(|| {
         let Ok(grandchild) = fork(|| {
             write(private, 1, 77);

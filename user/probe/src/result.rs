@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 
-/// The result of a probe.
 pub type ProbeResult = Result<(), Failure>;
 
 /// A description of the observed deviation.
@@ -34,7 +33,7 @@ pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> ProbeResult {
 }
 
 /// Fails unless `result` is the error `errno`.
-pub fn expect_error<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
+pub fn expect_error<T: fmt::Debug>(case: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
     let seen = result.as_ref().err().and_then(io::Error::raw_os_error);
-    ensure(seen == Some(errno), || format!("{what}: errno {errno} expected, but: {result:?}"))
+    ensure(seen == Some(errno), || format!("{case}: errno {errno} expected, but: {result:?}"))
 }

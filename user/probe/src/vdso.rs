@@ -14,7 +14,6 @@ const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 
-/// The loaded vDSO.
 struct LoadedVdso(*const u8);
 
 impl LoadedVdso {
@@ -51,12 +50,12 @@ impl LoadedVdso {
     }
 }
 
-type Call = extern "C" fn(u64, u64) -> i32;
+type VdsoFunction = extern "C" fn(u64, u64) -> i32;
 
-fn function(name: &str) -> Option<Call> {
+fn function(name: &str) -> Option<VdsoFunction> {
     let at = LoadedVdso::loaded().function(&format!("{PREFIX}{name}"));
     // SAFETY: each of these functions has two arguments in registers, or is null.
-    unsafe { transmute::<*const u8, Option<Call>>(at) }
+    unsafe { transmute::<*const u8, Option<VdsoFunction>>(at) }
 }
 
 /// The result and the nanoseconds of a call that stores two words; the second is in units of `unit` ns.

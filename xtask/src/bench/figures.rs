@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 /// A measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// The key.
     pub key: Key,
     /// Ticks of the operation (allocate, map; for contention both halves).
     pub alloc: u64,

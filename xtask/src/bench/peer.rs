@@ -24,7 +24,6 @@ const HEADS: &str = "mode\ttest\tsize\tattrs\tthreads\talloc\tfree\tchunks\n";
 pub struct Peer {
     /// The origin in words.
     pub source: String,
-    /// The figures.
     pub figures: Vec<Figure>,
     /// Whether they were measured in this run.
     pub fresh: bool,

@@ -22,7 +22,6 @@ pub enum Role {
     /// Linux, and its call without a kernel mapping.
     Linux,
     LinuxSecond,
-    /// The floor.
     Floor,
 }
 
@@ -47,9 +46,7 @@ pub struct Axis {
     pub base: f64,
 }
 
-/// A plot.
 pub struct Plot {
-    /// The title.
     pub title: String,
     /// The horizontal axis.
     pub x: Axis,

@@ -12,7 +12,6 @@ pub struct Case {
     pub name: &'static str,
     /// The verb that runs it.
     pub tier: Tier,
-    /// The kernel.
     pub kernel: KernelBuild,
     /// QEMU's machine name.
     pub board: &'static str,
@@ -57,10 +56,8 @@ pub enum Tier {
     Check,
 }
 
-/// The kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelBuild {
-    /// The product.
     Product,
     /// The product with fault injection and debug checks (feature `checking`).
     Checking,

@@ -148,7 +148,7 @@ fn absolute(all: &Crate, module: &[String], path: &[String]) -> Option<ModulePat
     Some([&start[..], rest].concat())
 }
 
-/// The module, as a path, that defines what `path` names.
+/// The module, as a path, that defines the item at `path`.
 fn definition(all: &Crate, path: ModulePath, chain: usize) -> ModulePath {
     let depth = (0..=path.len()).rev().find(|&depth| all.modules.contains_key(&path[..depth])).unwrap_or(0);
     let (module, rest) = path.split_at(depth);

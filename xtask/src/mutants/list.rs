@@ -572,8 +572,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "IOVA reused after an invalidation that timed out",
         file: "kernel/src/dma/domain.rs",
         item: "unmap",
-        from: "LOST_BYTES.add(range.len());",
-        to: "LOST_BYTES.add(range.len());\n    match small {\n        Some((small, table)) => small.free(table, range),\n        None => self.iova_space.lock().free(range),\n    }",
+        from: "return Err(DmaError::IommuTimeout);",
+        to: "match small {\n        Some((small, table)) => small.free(table, range),\n        None => self.iova_space.lock().free(range),\n    }\n    return Err(DmaError::IommuTimeout);",
         oracle: Oracle::Caches,
     },
     SourceMutant {

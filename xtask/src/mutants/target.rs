@@ -257,8 +257,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "program memory mapped for the kernel",
         file: TOUCH,
         item: "populate_hole",
-        from: "let mapped = self.map(hole.start(), frames.chunks(), mapping);",
-        to: "let mapped = self.map(hole.start(), frames.chunks(), mapping);\n        \
+        from: "let mapped = unsafe { self.map(hole.start(), frames.chunks(), mapping) };",
+        to: "let mapped = unsafe { self.map(hole.start(), frames.chunks(), mapping) };\n        \
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
              let view = unsafe { crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other) };\n        \
              let _ = view.map(|view| view.leak());\n",

@@ -4,10 +4,6 @@ use core::fmt;
 use smmu_spec::Cursor;
 use smmu_spec::field::{extract, flag};
 
-/// The queue has no free slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct QueueFull;
-
 /// The completion of a batch was not observed. All of its commands count as not executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandError {

@@ -74,24 +74,16 @@ impl Recovery {
         if done {
             self.halted = None;
             self.reinitialized += 1;
-            self.skipped += ring.renumber(2 * INVALIDATE_ALL.len() as u64);
+            self.skip(ring.renumber(2 * INVALIDATE_ALL.len() as u64));
         } else {
             self.halt(ring, control, stopped);
         }
         done
     }
 
-    /// Points the SMMU at `base`, where it finds an empty queue. All commands must be complete.
-    #[cfg(feature = "fault-injection")]
-    pub fn move_base(
-        &mut self,
-        ring: &mut Ring,
-        control: &Control<'_>,
-        base: PhysAddr,
-    ) -> Result<(), RegisterTimeout> {
-        let moved = set_base(ring, control, base);
-        self.skipped += ring.renumber(0);
-        moved
+    /// Counts command numbers that are never used.
+    pub fn skip(&mut self, numbers: u64) {
+        self.skipped += numbers;
     }
 
     /// Disables the queue, so that the indices do not change, and restores CMDQ_CONS for the commands in it.
@@ -106,7 +98,11 @@ impl Recovery {
 
 /// Disables the queue, sets its base, and enables it again, empty. CMDQ_BASE, CMDQ_CONS and CMDQ_PROD are
 /// writable while the queue is disabled; it consumes nothing until the error is acknowledged.
-fn set_base(ring: &mut Ring, control: &Control<'_>, base: PhysAddr) -> Result<(), RegisterTimeout> {
+pub(super) fn set_base(
+    ring: &mut Ring,
+    control: &Control<'_>,
+    base: PhysAddr,
+) -> Result<(), RegisterTimeout> {
     control.set_command_queue(false)?;
     ring.set_base(base);
     ring.acknowledge(ring.active_errors() & bits::GERROR_CMDQ);

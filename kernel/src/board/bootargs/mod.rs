@@ -64,7 +64,6 @@ pub enum ArgumentError {
 /// A known argument with an invalid value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadArgument<'a> {
-    /// The argument.
     pub argument: BootArgument<'a>,
     /// The error in its value.
     pub error: ArgumentError,
@@ -121,7 +120,6 @@ pub struct BootArgs<'a> {
     pub edu_mask: Option<u32>,
     /// Whether to trace DMA operations.
     pub dma_trace: bool,
-    /// The log level.
     pub log_level: Option<LevelFilter>,
     /// The classes of events that fail in the self-tests.
     pub inject: Option<Glob<'a>>,

@@ -300,9 +300,9 @@ impl DmaEngineDevice {
     /// theirs.
     fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, FailedJob> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        let (generation, before) = (self.device.arm_generation(), self.device.total_faults());
+        let (generation, before) = (self.device.arm_generation(), self.device.service_total_faults());
         transfers.chunks(self.max_transfers).try_for_each(|job| self.run(job, notify))?;
-        let aborted = self.device.total_faults() - before;
+        let aborted = self.device.service_total_faults() - before;
         Ok(Completion {
             aborted,
             blocked: generation.is_none() || self.device.arm_generation() != generation,

@@ -53,7 +53,7 @@ impl VmaBacking {
         !matches!(self, Self::Shared(..))
     }
 
-    /// Whether a fork copies the content: a process does not see what another one writes.
+    /// Whether a fork copies the content: the writes of a process are not visible to others.
     pub(super) fn is_private(&self) -> bool {
         match self {
             Self::Anonymous => true,

@@ -17,7 +17,13 @@ use pagetable::{Leaf, MapError, MappedRun, Mapping};
 use program::{Vma, VmaMap, chunk_range};
 
 impl Inner {
-    pub(super) fn map(
+    /// Maps `chunks` in order from `at` on.
+    ///
+    /// # Safety
+    /// Until the entries are cleared and invalidated in all TLBs, `chunks` stay allocated for the program's
+    /// use: the entries own their frames ([`pages`]), or the VMA keeps the buffer that does. No mapping of
+    /// them has another memory type.
+    pub(super) unsafe fn map(
         &mut self,
         at: UserVa,
         frames: impl Iterator<Item: FrameRun>,
@@ -39,6 +45,7 @@ impl Inner {
         backing.mapping(if is_copied_on_write { without_write(prot) } else { prot })
     }
 
+    /// Maps the chunks of `shared` from `offset` on at `range`, where a VMA keeps the buffer.
     pub(super) fn map_shared_part(
         &mut self,
         shared: &ChunkedBuffer,
@@ -47,18 +54,24 @@ impl Inner {
         prot: Prot,
     ) -> Result<(), Errno> {
         let mapping = access_mapping(shared.memory(), prot);
-        self.map(range.start(), chunk_range(shared.chunks(), offset, range.len()), mapping)
-            .map_err(|_| Errno::ENOMEM)
+        let chunks = chunk_range(shared.chunks(), offset, range.len());
+        // SAFETY: the VMA keeps the buffer, which owns its chunks, until the entries are cleared; `mapping`
+        // has the buffer's memory type.
+        unsafe { self.map(range.start(), chunks, mapping) }.map_err(|_| Errno::ENOMEM)
     }
 
-    /// Maps the pages of `from` in `to` as well, at the same distance from its start.
+    /// Maps the pages of `from` in `to` as well, at the same distance from its start. The caller clears the
+    /// entries of one of them, without a release of their frames.
     pub(super) fn map_again(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
         let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), RunBatch::new());
         let mut rest = from.range;
         while let Some(part) = self.collect_runs(rest, &mut batch) {
             for run in &batch {
                 let target = to.range.start() + (run.at.raw() - from.range.start().raw());
-                self.map(target, core::iter::once(run.output()), mapping).map_err(|_| Errno::ENOMEM)?;
+                // SAFETY: the entries of `from` own the frames; those that remain own them afterwards. All
+                // are write-back.
+                unsafe { self.map(target, core::iter::once(run.output()), mapping) }
+                    .map_err(|_| Errno::ENOMEM)?;
             }
             rest = AddrRange::new(part.end(), rest.end());
         }
@@ -152,8 +165,11 @@ impl Inner {
         }
     }
 
-    /// Maps the page at `at`, which must be mapped, to `frame`, and releases its old frame.
-    pub(super) fn replace_page(&mut self, at: UserVa, frame: PhysAddr, mapping: Mapping) {
+    /// Maps the page at `at`, whose entry owns its frame, to `frame`, and releases the old frame.
+    ///
+    /// # Safety
+    /// `frame` is a frame of [`pages`] with an owner that is not an entry yet: this entry becomes that owner.
+    pub(super) unsafe fn replace_page(&mut self, at: UserVa, frame: PhysAddr, mapping: Mapping) {
         let asid = self.asid;
         let Some(table) = &mut self.table else { panic!("{at} is not mapped") };
         let Some(old) = table.replace_page(&mut table_frames::user(asid), at, frame, mapping) else {

@@ -118,7 +118,9 @@ impl ForkedPages<'_> {
 
     fn map(&mut self) -> Result<(), Errno> {
         if !self.frames.is_empty() {
-            let mapped = self.space.map(self.at, self.frames.iter().copied(), self.mapping);
+            // SAFETY: the child owns `frames`, and the entries take them over; all mappings of the frames are
+            // write-back.
+            let mapped = unsafe { self.space.map(self.at, self.frames.iter().copied(), self.mapping) };
             mapped.map_err(|_| Errno::ENOMEM)?;
             // The entries own them now.
             self.frames.clear();

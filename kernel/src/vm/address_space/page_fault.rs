@@ -58,7 +58,8 @@ impl Inner {
                     // SAFETY: the new frame has no other user.
                     unsafe { window::with_frame(copy, arch::cache::sync_instructions) };
                 }
-                self.replace_page(leaf.at, copy, mapping);
+                // SAFETY: `alloc_copy` has allocated the frame for this entry.
+                unsafe { self.replace_page(leaf.at, copy, mapping) };
             }
         }
         Ok(())
@@ -102,7 +103,9 @@ impl Inner {
                 // SAFETY: as above; all mappings of it are write-back.
                 unsafe { window::with_frame(frame, arch::cache::sync_instructions) };
             }
-            self.map(at, core::iter::once(Chunk::page(Pfn::containing(frame))), mapping).map_err(|_| {
+            let page = core::iter::once(Chunk::page(Pfn::containing(frame)));
+            // SAFETY: the entry is the owner that was added above; all mappings of the frame are write-back.
+            unsafe { self.map(at, page, mapping) }.map_err(|_| {
                 // SAFETY: the owner that was added above; no entry maps the frame.
                 unsafe { pages::release(AddrRange::new(frame, frame + PAGE_SIZE)) };
                 AccessError::OutOfMemory
@@ -184,7 +187,9 @@ impl Inner {
             }
         }
         let mapping = VmaBacking::Anonymous.mapping(prot);
-        let mapped = self.map(hole.start(), frames.chunks(), mapping);
+        // SAFETY: the entries become the owners of `frames`, which have no other mapping; after an error no
+        // entry maps them.
+        let mapped = unsafe { self.map(hole.start(), frames.chunks(), mapping) };
         if mapped.is_err() {
             pages::free_unmapped(frames);
             return Err(AccessError::OutOfMemory);

@@ -24,7 +24,7 @@ mod aarch64 {
     /// All registers accessible to a program.
     #[repr(C)]
     #[derive(Clone, Copy)]
-    struct Registers {
+    struct ProgramRegisters {
         x: [u64; 31],
         sp: u64,
         v: [u128; 32],
@@ -32,22 +32,23 @@ mod aarch64 {
         special: [u64; 4],
     }
 
-    const ZERO: Registers = Registers { x: [0; 31], sp: 0, v: [0; 32], special: [0; 4] };
+    const ZERO: ProgramRegisters = ProgramRegisters { x: [0; 31], sp: 0, v: [0; 32], special: [0; 4] };
 
     #[unsafe(no_mangle)]
-    static mut PROBE_FIRST: Registers = ZERO;
+    static mut PROBE_FIRST: ProgramRegisters = ZERO;
 
     unsafe extern "C" {
         /// Loads the registers from `before` (except SP and TPIDR_EL0), performs a system call, stores them
         /// to `after`.
-        fn probe_call_with(before: *const Registers, after: *mut Registers);
+        fn probe_call_with(before: *const ProgramRegisters, after: *mut ProgramRegisters);
     }
 
     global_asm!(include_str!("registers.s"));
 
     // Offsets in registers.s.
-    const _: () = assert!(offset_of!(Registers, x) == 0 && offset_of!(Registers, sp) == 248);
-    const _: () = assert!(offset_of!(Registers, v) == 256 && offset_of!(Registers, special) == 768);
+    const _: () = assert!(offset_of!(ProgramRegisters, x) == 0 && offset_of!(ProgramRegisters, sp) == 248);
+    const _: () =
+        assert!(offset_of!(ProgramRegisters, v) == 256 && offset_of!(ProgramRegisters, special) == 768);
 
     /// See the module documentation.
     pub fn registers(_: &[String]) -> ProbeResult {
@@ -115,7 +116,7 @@ mod aarch64 {
     }
 
     /// Performs a system call with values derived from `seed` in all other registers.
-    fn call(number: i64, arguments: [u64; 6], seed: u64) -> (Registers, Registers) {
+    fn call(number: i64, arguments: [u64; 6], seed: u64) -> (ProgramRegisters, ProgramRegisters) {
         let mut before = ZERO;
         before.x = std::array::from_fn(|n| seed << 32 | (n as u64) << 8 | 0x77);
         before.x[..6].copy_from_slice(&arguments);
@@ -130,7 +131,7 @@ mod aarch64 {
         (before, after)
     }
 
-    fn compare(number: i64, before: &Registers, after: &Registers) -> ProbeResult {
+    fn compare(number: i64, before: &ProgramRegisters, after: &ProgramRegisters) -> ProbeResult {
         let wrong = (1..31).find(|&n| before.x[n] != after.x[n]);
         ensure(wrong.is_none(), || {
             let n = wrong.unwrap_or(0);

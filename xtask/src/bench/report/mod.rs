@@ -17,7 +17,6 @@ const WORDS: [&str; 3] = ["measurement", "attributes", "above the floor"];
 pub struct BenchReport<'a> {
     /// All of Tessera's figures.
     pub own: &'a [Figure],
-    /// Linux's.
     pub linux: &'a [Figure],
     /// The table's rows.
     pub rows: &'a [Row<'a>],
