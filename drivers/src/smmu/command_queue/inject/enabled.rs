@@ -2,7 +2,7 @@
 //! (`selftest/src/debug/fault_injection.rs`).
 
 use super::super::recovery;
-use super::super::{CommandError, CommandQueue, run_batch};
+use super::super::{CommandError, CommandQueue, Encode, run_batch};
 use crate::iommu::Shared;
 use crate::smmu::control::{Control, RegisterTimeout};
 use addr::PhysAddr;
@@ -58,6 +58,12 @@ impl Injected {
                 opcode: Command::opcode(words),
             }),
         }
+    }
+}
+
+impl Encode for [u64; Command::WORDS] {
+    fn words(self) -> [u64; Command::WORDS] {
+        self
     }
 }
 
