@@ -8,7 +8,7 @@ use crate::command::{self, cargo, shown};
 use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
-use crate::{artifacts, host, mutants, suite, tools};
+use crate::{artifacts, foreign, host, mutants, suite, tools};
 
 /// Runs every step, also after a failure. Each of the first steps counts as one test.
 ///
@@ -24,9 +24,10 @@ pub fn check() -> Result<TestCounts> {
         println!("$ {}", shown(&step));
         counts += TestCounts::one(command::run(&mut step).is_ok());
     }
-    let rest: [(&str, &dyn Fn() -> Result<TestCounts>); 4] = [
+    let rest: [(&str, &dyn Fn() -> Result<TestCounts>); 5] = [
         ("make test", &|| suite::test(&[])),
         ("the remaining cases, and the budgets", &suite::remaining),
+        ("Debian's shells", &foreign::shells),
         ("long host tests", &host::long),
         ("one mutant of each oracle", &mutants::sample),
     ];

@@ -263,7 +263,7 @@ fn terminating_thread_ends_long_memory_calls() -> Outcome {
 
 fn end_long_memory_calls() -> Result<(), String> {
     const BYTES: u64 = 3 << 30;
-    const PAGES: u64 = 1024;
+    const PAGES: u64 = 2048;
     let error = |errno| format!("{errno}");
     let space = AddressSpace::new().ok_or("no memory or no ASID")?;
     let start =

@@ -179,6 +179,14 @@ pub fn foreign(words: &[String]) -> Result<TestCounts> {
     Ok(counts)
 }
 
+/// Runs the suites of the shells, which need no compiler, for `make check`.
+///
+/// # Errors
+/// The kernel cannot be built.
+pub fn shells() -> Result<TestCounts> {
+    foreign(&["busybox".into(), "bash".into()])
+}
+
 impl Suite {
     fn path(&self) -> PathBuf {
         workspace::root().join("xtask/foreign").join(self.name).with_extension("txt")

@@ -119,7 +119,7 @@ pub fn driver(shell: &str) -> String {
     format!(
         "export PATH=/bin:/tmp/bin HOME=/ TZ=UTC LC_ALL=C\n\
          mkdir -p /tmp/bin /tmp/w\n\
-         for applet in $(busybox --list); do busybox ln -s /bin/busybox /tmp/bin/$applet; done\n\
+         busybox --install -s /tmp/bin\n\
          cd /cases\n\
          for number in *; do\n\
            echo '{MARK}'$number\n\
