@@ -163,7 +163,9 @@ static DROPPED: SpinLock<ArrayVec<NodeId, 64>> = SpinLock::new(ArrayVec::new_con
 impl Drop for TreeGuard {
     fn drop(&mut self) {
         HOLDER.store(0, Ordering::Relaxed);
-        while let Some(id) = DROPPED.lock().pop() {
+        loop {
+            // The guard must not live in the body: the drop of the content can wait.
+            let Some(id) = DROPPED.lock().pop() else { return };
             let freed = self.0.as_mut().and_then(|mounted| mounted.tree.close(id));
             drop(freed);
         }
