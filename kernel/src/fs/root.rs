@@ -18,7 +18,6 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arrayvec::ArrayVec;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use program::{ArchiveError, CpioArchive, FileTree, LinkTarget, Namespace, Node, NodeId, PathEnd};
 
 pub type Tree = FileTree<FileBody, Arc<CharDevice>>;
@@ -147,29 +146,7 @@ pub struct TreeGuard(MutexGuard<'static, Option<Mounted>>);
 /// `ENOENT` if none is mounted.
 pub fn lock() -> Result<TreeGuard, Errno> {
     let guard = TREE.lock();
-    if guard.is_none() {
-        return Err(Errno::ENOENT);
-    }
-    HOLDER.store(sched::current_number(), Ordering::Relaxed);
-    Ok(TreeGuard(guard))
-}
-
-/// The thread that holds a [`TreeGuard`], or 0.
-static HOLDER: AtomicUsize = AtomicUsize::new(0);
-/// The references that [`HOLDER`] dropped. The look-up of a file in `/proc` can drop the last reference to a
-/// process that exits meanwhile, and with it those to its nodes.
-static DROPPED: SpinLock<ArrayVec<NodeId, 64>> = SpinLock::new(ArrayVec::new_const());
-
-impl Drop for TreeGuard {
-    fn drop(&mut self) {
-        HOLDER.store(0, Ordering::Relaxed);
-        loop {
-            // The guard must not live in the body: the drop of the content can wait.
-            let Some(id) = DROPPED.lock().pop() else { return };
-            let freed = self.0.as_mut().and_then(|mounted| mounted.tree.close(id));
-            drop(freed);
-        }
-    }
+    if guard.is_some() { Ok(TreeGuard(guard)) } else { Err(Errno::ENOENT) }
 }
 
 const MOUNTED: &str = "`lock` has checked it";
@@ -293,13 +270,6 @@ impl NodeRef {
 impl Drop for NodeRef {
     fn drop(&mut self) {
         let FsNode::Tree(id) = self.0 else { return };
-        let number = sched::current_number();
-        if number != 0 && HOLDER.load(Ordering::Relaxed) == number {
-            if DROPPED.lock().try_push(id).is_err() {
-                log::error!("a reference to a file is leaked");
-            }
-            return;
-        }
         let freed = TREE.lock().as_mut().and_then(|mounted| mounted.tree.close(id));
         // Without the lock: it can be large.
         drop(freed);

@@ -182,11 +182,6 @@ fn with_current<R>(read: impl FnOnce(&Thread) -> R) -> Option<R> {
     unsafe { current.as_ref() }.map(read)
 }
 
-/// Returns a number of the running thread that no other one has meanwhile; 0 without a thread.
-pub fn current_number() -> usize {
-    with_current(|thread| core::ptr::from_ref(thread).addr()).unwrap_or(0)
-}
-
 /// Returns whether the running thread must exit instead of continuing a long operation.
 pub fn is_interrupted() -> bool {
     with_current(Thread::is_interrupted).unwrap_or(false)
