@@ -11,7 +11,7 @@
 //!
 //! A thread that holds one of these locks acquires only locks further down. The first ones are a `Mutex`:
 //!
-//! 1. interests of an epoll instance (`fs::epoll`), bytes of a pipe (`fs::pipe`), state of a generated file
+//! 1. interests of an epoll instance (`fs::epoll`), bytes of a pipe (`fs::pipe`), text of a generated file
 //!    (`fs::generated`); then the file tree (`fs::root`); then address space, file descriptors and current
 //!    directory of a process (`vm`, `fs`)
 //! 2. host bridge, during the probe of its functions, the isolation of a removed one, and reads of its files

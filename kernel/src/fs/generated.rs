@@ -13,13 +13,15 @@ use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::{
-    NAME_MAX, OpenFlags, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SEEK_END, ST_NOATIME, ST_VALID, Stat, StatFs,
+    NAME_MAX, OpenFlags, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, SEEK_CUR, SEEK_END, ST_NOATIME, ST_VALID, Stat,
+    StatFs,
 };
 use addr::{PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use program::LinkTarget;
 
 /// A generated file system.
@@ -362,7 +364,7 @@ impl GeneratedNode {
             _ => {}
         }
         self.check()?;
-        let file = GeneratedFile { node: self.clone(), state: Mutex::new(FileState::default()) };
+        let file = GeneratedFile { node: self.clone(), text: Mutex::new(None), position: AtomicU64::new(0) };
         let file: Box<dyn File> = kernel_heap::try_box(file).ok_or(Errno::ENOMEM)?;
         Ok(file)
     }
@@ -372,13 +374,9 @@ impl GeneratedNode {
 /// tree and of address spaces.
 struct GeneratedFile {
     node: GeneratedNode,
-    state: Mutex<FileState>,
-}
-
-#[derive(Default)]
-struct FileState {
-    position: u64,
-    text: Option<Text>,
+    text: Mutex<Option<Text>>,
+    /// Changed with the text locked.
+    position: AtomicU64,
 }
 
 /// The maximum number of bytes that a write changes a setting with.
@@ -387,7 +385,7 @@ const SETTING_MAX: usize = 128;
 impl GeneratedFile {
     fn copy_out(
         &self,
-        state: &mut FileState,
+        text: &mut Option<Text>,
         memory: UserMemory<'_>,
         to: UserVa,
         len: usize,
@@ -408,9 +406,9 @@ impl GeneratedFile {
             }
         };
         if offset == 0 {
-            state.text = None;
+            *text = None;
         }
-        let text = match &mut state.text {
+        let text = match text {
             Some(text) => text,
             none => {
                 let mut text = Text::default();
@@ -437,15 +435,15 @@ impl GeneratedFile {
 
 impl File for GeneratedFile {
     fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
-        let mut state = self.state.lock();
-        let position = state.position;
-        let count = self.copy_out(&mut state, memory, to, len, position)?;
-        state.position += count as u64;
+        let mut text = self.text.lock();
+        let position = self.position.load(Ordering::Relaxed);
+        let count = self.copy_out(&mut text, memory, to, len, position)?;
+        self.position.store(position + count as u64, Ordering::Relaxed);
         Ok(count)
     }
 
     fn read_at(&self, memory: UserMemory<'_>, to: UserVa, len: usize, offset: u64) -> Result<usize, Errno> {
-        self.copy_out(&mut self.state.lock(), memory, to, len, offset)
+        self.copy_out(&mut self.text.lock(), memory, to, len, offset)
     }
 
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
@@ -460,9 +458,14 @@ impl File for GeneratedFile {
         if whence == SEEK_END {
             return Err(Errno::EINVAL);
         }
-        let mut state = self.state.lock();
-        state.position = seek_to(offset, whence, state.position, 0)?;
-        Ok(state.position)
+        // Without the lock: `/proc/PID/fdinfo` reports the position, also that of the file which is being read.
+        if (offset, whence) == (0, SEEK_CUR) {
+            return Ok(self.position.load(Ordering::Relaxed));
+        }
+        let _text = self.text.lock();
+        let position = seek_to(offset, whence, self.position.load(Ordering::Relaxed), 0)?;
+        self.position.store(position, Ordering::Relaxed);
+        Ok(position)
     }
 }
 

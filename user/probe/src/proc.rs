@@ -151,6 +151,14 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     expect_error("eventfd opened again", File::open(link(&event)), libc::ENXIO)?;
     let information = format!("/proc/self/fdinfo/{}", event.as_raw_fd());
     equal("eventfd-count", field(&information, "eventfd-count")?, "5".into())?;
+    let slot = File::open("/dev/null")?;
+    let own = File::open(format!("/proc/self/fdinfo/{}", slot.as_raw_fd()))?;
+    // SAFETY: both descriptors are open, and the second is replaced.
+    let replaced = unsafe { libc::dup2(own.as_raw_fd(), slot.as_raw_fd()) };
+    ensure(replaced == slot.as_raw_fd(), || format!("dup2 returned {replaced}"))?;
+    let mut report = String::new();
+    (&own).read_to_string(&mut report)?;
+    ensure(report.starts_with("pos:\t0\n"), || format!("the report on its own file: {report}"))?;
     let listed = names("/proc/self/fd")?;
     ensure(listed.contains(&event.as_raw_fd().to_string()), || format!("{listed:?}"))?;
     let closed = link(&event);
