@@ -458,7 +458,8 @@ impl File for GeneratedFile {
         if whence == SEEK_END {
             return Err(Errno::EINVAL);
         }
-        // Without the lock: `/proc/PID/fdinfo` reports the position, also that of the file which is being read.
+        // Without the lock: `/proc/PID/fdinfo` reports the position, also that of the file that is being
+        // read.
         if (offset, whence) == (0, SEEK_CUR) {
             return Ok(self.position.load(Ordering::Relaxed));
         }
