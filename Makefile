@@ -5,7 +5,7 @@
 #   make image    writes the files for a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
 #   make test     host tests, then the self-tests and contract cases: each board and each boot method once
 #   make check    CI's command: format, lints, documentation, `make test`, then the remaining cases, budgets,
-#                 fuzz tests, loom, Miri, and one mutant of each oracle
+#                 fuzz tests, loom, Miri, and one mutant of each test program
 #   make bench    benchmarks in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     fuzz tests of each parser and of the system calls (FUZZ_SECONDS=60 each, FUZZ_SEED=)
 #   make foreign  Debian's programs (busybox, bash, coreutils), judged by Linux's recorded answers

@@ -22,19 +22,21 @@ pub fn check() -> Result<TestCounts> {
     let mut counts = TestCounts::default();
     for mut step in steps() {
         println!("$ {}", shown(&step));
-        counts += TestCounts::one(command::run(&mut step).is_ok());
+        let passed = command::run(&mut step).is_ok();
+        counts += TestCounts::named(shown(&step), passed);
     }
     let rest: [(&str, &dyn Fn() -> Result<TestCounts>); 5] = [
         ("make test", &|| suite::test(&[])),
         ("the remaining cases, and the budgets", &suite::remaining),
         ("Debian's shells", &foreign::shells),
         ("long host tests", &host::long),
-        ("one mutant of each oracle", &mutants::sample),
+        ("one mutant of each test program", &mutants::sample),
     ];
     for (name, step) in rest {
-        println!("{name}, after {} min", start.elapsed().as_secs() / 60);
+        println!("{name}, after {} s", start.elapsed().as_secs());
         counts += step()?;
     }
+    println!("the end, after {} s", start.elapsed().as_secs());
     Ok(counts)
 }
 

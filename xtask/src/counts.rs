@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Mutex;
+
+/// The names of the failed tests, in order.
+static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The numbers of passed, failed and skipped tests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -18,6 +22,14 @@ impl TestCounts {
     /// One test that passed (`true`) or failed.
     pub fn one(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), skipped: 0 }
+    }
+
+    /// One test with a name, which is in [`failures`] if it failed.
+    pub fn named(name: impl Into<String>, passed: bool) -> Self {
+        if !passed {
+            record_failure(name);
+        }
+        Self::one(passed)
     }
 
     /// No test failed, and at least one passed.
@@ -40,6 +52,16 @@ impl fmt::Display for TestCounts {
     }
 }
 
+/// Adds a failed test to [`failures`].
+pub fn record_failure(name: impl Into<String>) {
+    FAILURES.lock().expect("no holder panics").push(name.into());
+}
+
+/// The names of the tests that failed so far.
+pub fn failures() -> Vec<String> {
+    FAILURES.lock().expect("no holder panics").clone()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +71,16 @@ mod tests {
         assert!(!TestCounts::default().is_success());
         assert!(!TestCounts { skipped: 3, ..TestCounts::default() }.is_success());
         assert!(TestCounts::one(true).is_success());
+    }
+
+    #[test]
+    fn named_failures_are_listed() {
+        let mut sum = TestCounts::named("passes", true);
+        sum += TestCounts::named("case virt: it fails", false);
+        assert_eq!(sum, TestCounts { passed: 1, failed: 1, skipped: 0 });
+        let listed = failures();
+        assert!(listed.iter().any(|name| name == "case virt: it fails"), "{listed:?}");
+        assert!(!listed.iter().any(|name| name == "passes"), "{listed:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::command::{cargo, shown, stdout_of};
-use crate::counts::TestCounts;
+use crate::counts::{self, TestCounts};
 use crate::error::{Error, Result};
 use crate::{loom, miri, qemu};
 
@@ -67,6 +67,7 @@ pub fn run(mut command: Command) -> Result<TestCounts> {
     let output = child.stdout.take().expect("the output is piped");
     let mut counts = TestCounts::default();
     for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+        failed_test(&line).into_iter().for_each(counts::record_failure);
         match result(&line) {
             Some(one) => counts += one,
             None if is_relevant(&line) => println!("{line}"),
@@ -76,9 +77,14 @@ pub fn run(mut command: Command) -> Result<TestCounts> {
     let status = child.wait().map_err(failed)?;
     if !status.success() && counts.failed == 0 {
         // It did not build, or a test program was killed.
-        counts.failed = 1;
+        counts += TestCounts::named(format!("{}: {status}", shown(&command)), false);
     }
     Ok(counts)
+}
+
+/// The test in `test a::b ... FAILED`.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// Whether a line is not one of the hundreds of `test x ... ok` lines.
@@ -118,5 +124,7 @@ mod tests {
         let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
         assert_eq!(result(line), Some(TestCounts { passed: 12, failed: 2, skipped: 1 }));
         assert_eq!(result("test judge::tests::x ... ok"), None);
+        assert_eq!(failed_test("test judge::tests::x ... ok"), None);
+        assert_eq!(failed_test("test judge::tests::x ... FAILED"), Some("judge::tests::x"));
     }
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::command::{shown, stdout_of};
-use crate::counts::TestCounts;
+use crate::counts::{self, TestCounts};
 use crate::error::{Error, Result};
 use crate::{host, tools, verbs, workspace};
 
@@ -142,6 +142,9 @@ fn one(job: &MiriJob) -> (TestCounts, String) {
         }
         Err(error) => (TestCounts::one(false), error.to_string().into()),
     };
+    if counts.failed != 0 {
+        counts::record_failure(format!("miri {}: {counts}", job.name()));
+    }
     let word = if counts.failed == 0 { "ok  " } else { "FAIL" };
     let took = started.elapsed().as_secs_f64();
     let mut report = format!("{word} miri {:24} {took:6.1} s  {counts}\n", job.name());

@@ -32,7 +32,11 @@ impl BootedImages {
             let named = if self.0.len() == 1 { String::new() } else { format!(": {}", cases.join(" ")) };
             println!("image {hash:016x} in {} runs{named}", cases.len());
         }
-        if self.0.is_empty() { TestCounts::default() } else { TestCounts::one(self.0.len() == 1) }
+        if self.0.is_empty() {
+            TestCounts::default()
+        } else {
+            TestCounts::named("the cases boot one image", self.0.len() == 1)
+        }
     }
 }
 

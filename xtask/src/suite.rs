@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
-use crate::counts::TestCounts;
+use crate::counts::{self, TestCounts};
 use crate::error::{Error, Result};
 use crate::expectation::CaseResult;
 use crate::matrix::{self, Case, KernelBuild, Tier};
@@ -132,6 +132,9 @@ fn run_case(case: &Case, built: &Artifacts, logs: &Path) -> (CaseResult, Option<
     };
     let skips = skips::failures(case.name, &result.counts);
     let result = result.and(skips);
+    if let Some(reason) = result.failures.first() {
+        counts::record_failure(format!("case {}: {reason}", case.name));
+    }
     let report = report(case, &result, took, &log(case));
     (result, image, report)
 }

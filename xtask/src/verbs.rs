@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::counts::TestCounts;
+use crate::counts::{self, TestCounts};
 use crate::error::{Error, Result};
 use crate::knobs::{self, Knobs};
 use crate::{
@@ -248,8 +248,11 @@ pub fn columns(names: &[String]) -> String {
     lines.join("\n")
 }
 
-/// Prints the last line of a verb, and returns the matching exit status.
+/// Prints the failed tests again and the last line of a verb, and returns the matching exit status.
+///
+/// The failures may be an hour of output above the last line, and a CI service may show only the end.
 fn conclude(counts: TestCounts) -> ExitCode {
+    counts::failures().iter().for_each(|name| println!("FAILED: {name}"));
     println!("{counts}");
     if counts.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

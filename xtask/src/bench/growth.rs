@@ -54,7 +54,7 @@ pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
 pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let mut counts = TestCounts::default();
     for failures in evaluate(&measure(built)?) {
-        counts += TestCounts::one(failures.is_empty());
+        counts += TestCounts::named(format!("growth: {}", failures.join("; ")), failures.is_empty());
         failures.iter().for_each(|line| println!("FAIL growth: {line}"));
     }
     println!("growth: {counts}");

@@ -29,7 +29,8 @@ fn check_one(session: &Session<'_>, queue: QueueSize, built: &Artifacts) -> Resu
     let console = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
     let mut counts = TestCounts::default();
     for failure in evaluate(&figures, &console, queue) {
-        counts += TestCounts::one(failure.is_none());
+        let name = format!("{}: {}", session.name, failure.as_deref().unwrap_or_default());
+        counts += TestCounts::named(name, failure.is_none());
         failure.iter().for_each(|line| println!("FAIL {}: {line}", session.name));
     }
     figures.iter().for_each(|figure| println!("     {}", shown(figure)));

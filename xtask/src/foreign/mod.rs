@@ -214,7 +214,8 @@ impl Suite {
         let mut counts = TestCounts::default();
         for ((text, expected), found) in commands.iter().zip(&found) {
             let passed = found.as_ref() == Some(*expected);
-            counts += TestCounts::one(passed);
+            let first = text.lines().next().unwrap_or_default();
+            counts += TestCounts::named(format!("foreign {}: $ {first}", self.name), passed);
             if !passed {
                 println!("foreign {}: $ {}", self.name, text.replace('\n', "\n> "));
                 match found {

@@ -48,13 +48,13 @@ pub fn mutants(words: &[String]) -> Result<TestCounts> {
     run(&all().filter(is_selected).collect::<Vec<_>>())
 }
 
-/// Runs the first mutant of each oracle: whether the oracle still detects anything.
+/// Runs the first mutant of each test program and of each group of boots: whether it detects anything.
 ///
 /// # Errors
 /// As for [`mutants`].
 pub fn sample() -> Result<TestCounts> {
     let mut seen = BTreeSet::new();
-    run(&all().filter(|mutant| seen.insert(mutant.oracle.name())).collect::<Vec<_>>())
+    run(&all().filter(|mutant| seen.insert(mutant.oracle.group())).collect::<Vec<_>>())
 }
 
 /// Runs the oracles on the unmodified source first, where they must pass.
@@ -68,7 +68,7 @@ fn run(mutants: &[&SourceMutant]) -> Result<TestCounts> {
         let outcome = run_one(&tree, mutant)?;
         let seconds = start.elapsed().as_secs();
         println!("mutant {}/{} {outcome} in {seconds} s: {}", index + 1, mutants.len(), mutant.name);
-        counts += TestCounts::one(outcome.is_killed());
+        counts += TestCounts::named(format!("mutant {outcome}: {}", mutant.name), outcome.is_killed());
     }
     Ok(counts)
 }

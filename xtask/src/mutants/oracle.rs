@@ -109,6 +109,18 @@ impl Oracle {
         }
     }
 
+    /// Oracles of one group run the same test program, boot self-tests of one subject, or boot cases.
+    pub fn group(self) -> String {
+        match self {
+            Self::BootTest(BootTest::SelfTest { name, .. }) => {
+                let (subject, _) = name.split_once('.').unwrap_or((name, ""));
+                format!("boot {subject}")
+            }
+            Self::BootTest(BootTest::Case { .. }) => "boot".into(),
+            _ => self.program().join(" "),
+        }
+    }
+
     /// Whether it is a boot.
     pub fn is_boot(self) -> bool {
         self.boot().is_some()

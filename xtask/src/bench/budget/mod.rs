@@ -28,7 +28,7 @@ pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let (budgets, measured) = (read()?, measure(built)?);
     let mut counts = TestCounts::default();
     for result in compare(&budgets, &measured) {
-        counts += TestCounts::one(result.worse.is_empty());
+        counts += TestCounts::named(format!("budget: {}", result.worse.join("; ")), result.worse.is_empty());
         result.worse.iter().for_each(|line| println!("FAIL budget: {line}"));
         result.better.iter().for_each(|line| println!("     {line}; lower it: {BLESS}"));
     }
