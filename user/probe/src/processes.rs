@@ -127,13 +127,22 @@ pub fn protection(_: &[String]) -> ProbeResult {
 /// The statuses of exits, and the errors of waits.
 pub fn exits(_: &[String]) -> ProbeResult {
     expect_error("wait without a child", wait(-1, 0), libc::ECHILD)?;
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    check(unsafe { libc::pipe(ends.as_mut_ptr()) }.into())?;
     let child = fork(|| {
-        thread::sleep(Duration::from_millis(20));
-        7
+        // Runs until the parent writes.
+        // SAFETY: the buffer is valid.
+        let read = unsafe { libc::read(ends[0], [0u8].as_mut_ptr().cast(), 1) };
+        if read == 1 { 7 } else { 1 }
     })?;
     ensure(wait(child, libc::WNOHANG)?.0 == 0, || "a running child has exited".into())?;
     expect_error("wait for another process", wait(1 << 22, 0), libc::ECHILD)?;
     expect_error("wait with bad options", wait(child, 0x10), libc::EINVAL)?;
+    // SAFETY: one valid byte.
+    check(unsafe { libc::write(ends[1], [0u8].as_ptr().cast(), 1) } as i64)?;
+    // SAFETY: the descriptors above.
+    ends.iter().for_each(|&end| _ = unsafe { libc::close(end) });
     // SAFETY: zero is valid; `info` is valid for the calls.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
