@@ -250,9 +250,13 @@ impl Process {
 
     /// Returns the CPU time of thread `id`; `None` if there is no such thread.
     pub fn cpu_time_of(&self, id: u32) -> Option<Nanoseconds> {
-        let threads = self.threads.lock();
-        let thread = threads.iter().find(|thread| Task::of(thread).is_some_and(|task| task.id() == id))?;
-        Some(sched::cpu_time(thread))
+        self.thread(id).map(|thread| sched::cpu_time(&thread))
+    }
+
+    /// Returns thread `id`.
+    pub fn thread(&self, id: u32) -> Option<Arc<Thread>> {
+        let has_id = |thread: &&Arc<Thread>| Task::of(thread).is_some_and(|task| task.id() == id);
+        self.threads.lock().iter().find(has_id).cloned()
     }
 
     /// Removes a thread that exits with this status; it must not use the address space any more. The last one

@@ -7,9 +7,9 @@ use crate::vm::address_space::MmapPlacement;
 use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::file::OpenFlags;
-use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot};
+use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot, SyncFlags};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
-use program::USER_END;
+use program::{MemoryLock, USER_END};
 
 pub fn brk(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.space().set_break(call.address(0)).raw())
@@ -18,6 +18,22 @@ pub fn brk(call: &SyscallContext<'_>) -> SyscallResult {
 /// `munmap`
 pub fn unmap(call: &SyscallContext<'_>) -> SyscallResult {
     call.space().unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
+}
+
+/// `msync`: all files are in memory.
+pub fn sync(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = SyncFlags::from_bits(call.value(2)).ok_or(Errno::EINVAL)?;
+    let start = call.address(0);
+    if !start.is_aligned(PAGE_SIZE) || flags.contains(SyncFlags::ASYNC | SyncFlags::SYNC) {
+        return Err(Errno::EINVAL);
+    }
+    let len = call.value(1).wrapping_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
+    let range = AddrRange::from_len(start, len).filter(|range| range.end().raw() <= USER_END);
+    let range = range.ok_or(Errno::ENOMEM)?;
+    if range.is_empty() {
+        return Ok(0);
+    }
+    call.space().check_mapped(range, flags.contains(SyncFlags::INVALIDATE)).map(|()| 0)
 }
 
 /// `mremap`. `MREMAP_DONTUNMAP` is not implemented (`EINVAL`).
@@ -51,7 +67,7 @@ pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
         return Err(Errno::ENOMEM);
     }
     let kept = range(0, old.min(new))?;
-    match fixed {
+    let moved = match fixed {
         Some(target) => space.move_to(kept, new, MmapPlacement::Fixed(target)).map(UserVa::raw),
         None if new <= old => Ok(at.raw()),
         None => match range(old, new).map_err(|_| Errno::ENOMEM).and_then(|more| space.grow(kept, more)) {
@@ -60,7 +76,13 @@ pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
             }
             grown => grown.map(|()| at.raw()),
         },
+    }?;
+    if new > old {
+        // Ignored, as in Linux: the mapping has grown.
+        let added = AddrRange::from_len(UserVa::new(moved + old), new - old);
+        let _ = added.map(|added| space.populate_locked(added));
     }
+    Ok(moved)
 }
 
 /// Checks the target of `MREMAP_FIXED`.
@@ -124,7 +146,16 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     } else {
         map_file(call, len, prot, flags, placement)?
     };
+    let lock = if flags.contains(MapFlags::LOCKED) { MemoryLock::Populated } else { MemoryLock::None };
+    lock_new(call, at, len, lock);
     Ok(at.raw())
+}
+
+/// Applies `lock`, and the lock of future mappings, to the mapping of `len` bytes at `at`.
+fn lock_new(call: &SyscallContext<'_>, at: UserVa, len: u64, lock: MemoryLock) {
+    if let Some(range) = AddrRange::from_len(at, len).and_then(|range| range.align_outward(PAGE_SIZE)) {
+        call.space().lock_new(range, lock);
+    }
 }
 
 /// Maps anonymous memory.

@@ -7,6 +7,7 @@ mod children;
 mod events;
 mod files;
 mod memory;
+mod memory_locks;
 mod paths;
 mod poll;
 mod process;
@@ -155,6 +156,11 @@ fn allocates(syscall: Syscall) -> bool {
             | MMap
             | MRemap
             | MProtect
+            | MLock
+            | MLock2
+            | MUnlock
+            | MLockAll
+            | MUnlockAll
     )
 }
 
@@ -245,6 +251,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::SetTidAddress => threads::set_tid_address(call),
         Syscall::Futex => threads::futex(call),
         Syscall::SetRobustList => threads::set_robust_list(call),
+        Syscall::GetRobustList => threads::get_robust_list(call),
         Syscall::NanoSleep => time::nano_sleep(call),
         Syscall::GetITimer => timers::get_interval(call),
         Syscall::SetITimer => timers::set_interval(call),
@@ -286,6 +293,13 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::MMap => memory::map(call),
         Syscall::MProtect => memory::protect(call),
         Syscall::MAdvise => memory::advise(call),
+        Syscall::MSync => memory::sync(call),
+        Syscall::MLock => memory_locks::lock(call, 0),
+        Syscall::MLock2 => memory_locks::lock(call, call.value(2)),
+        Syscall::MUnlock => memory_locks::unlock(call),
+        Syscall::MLockAll => memory_locks::lock_all(call),
+        Syscall::MUnlockAll => memory_locks::unlock_all(call),
+        Syscall::MInCore => memory_locks::residency(call),
         Syscall::PrLimit64 => process::limit(call),
         Syscall::GetRandom => process::random(call),
     }

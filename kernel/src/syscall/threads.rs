@@ -1,8 +1,8 @@
 //! System calls on threads.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::{self, CloneRequest, Process, Task, tree};
-use crate::sched;
+use crate::process::{self, CloneRequest, Task, tree};
+use crate::sched::{self, Thread};
 use abi::Errno;
 use abi::futex::*;
 use abi::process::{CSIGNAL, CloneArgs, CloneFlags};
@@ -154,6 +154,14 @@ pub fn set_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(0)
 }
 
+/// `get_robust_list`
+pub fn get_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
+    let thread = find_thread(call, call.int(0) as u32)?;
+    let head = Task::of(&thread).ok_or(Errno::ESRCH)?.robust_list();
+    call.memory().write(call.address(2), &ROBUST_LIST_HEAD_BYTES)?;
+    call.memory().write(call.address(1), &head.raw()).map(|()| 0)
+}
+
 /// `sched_yield`
 pub fn yield_now() -> SyscallResult {
     sched::yield_now();
@@ -183,13 +191,22 @@ pub fn set_affinity(call: &SyscallContext<'_>) -> SyscallResult {
 /// # Errors
 /// `ESRCH` if argument 0 is neither 0 nor the id of a thread of any process.
 fn check_thread(call: &SyscallContext<'_>) -> Result<(), Errno> {
-    let id = call.int(0) as u32;
-    let exists = |process: &Arc<Process>| process.cpu_time_of(id).is_some();
-    if id == 0 || exists(call.process()) || tree::select(|_, _| true)?.iter().any(exists) {
-        Ok(())
-    } else {
-        Err(Errno::ESRCH)
+    match call.int(0) {
+        0 => Ok(()),
+        id => find_thread(call, id as u32).map(|_| ()),
     }
+}
+
+/// Returns the thread with this id, of any process; the caller for 0.
+///
+/// # Errors
+/// `ESRCH`, `ENOMEM`.
+fn find_thread(call: &SyscallContext<'_>, id: u32) -> Result<Arc<Thread>, Errno> {
+    let id = if id == 0 { call.task.id() } else { id };
+    if let Some(thread) = call.process().thread(id) {
+        return Ok(thread);
+    }
+    tree::select(|_, _| true)?.iter().find_map(|process| process.thread(id)).ok_or(Errno::ESRCH)
 }
 
 pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {

@@ -10,6 +10,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         heap(),
         sync_files(),
         anonymous(),
+        locks(),
         files(),
         directory(),
         tmpfs(),
@@ -102,6 +103,23 @@ fn anonymous() -> Vec<Vec<u8>> {
         call(Syscall::MMap, &[result(0), pages(2), number(3), known(8), [1, 0xff, 0xff], number(0)]),
         call(Syscall::Brk, &[number(0)]),
         call(Syscall::MUnmap, &[result(0), pages(64)]),
+    ]
+}
+
+/// Locked memory: locked, queried, unlocked.
+fn locks() -> Vec<Vec<u8>> {
+    vec![
+        memory("/bin/a"),
+        call(Syscall::MMap, &[number(0), pages(20), number(3), known(7), [1, 0xff, 0xff], number(0)]),
+        call(Syscall::MLock, &[result(0), pages(3)]),
+        call(Syscall::MLock2, &[result(0), pages(2), number(1)]),
+        call(Syscall::MInCore, &[result(0), pages(20), address(0)]),
+        call(Syscall::MUnlock, &[result(0), pages(2)]),
+        call(Syscall::MLockAll, &[number(3)]),
+        call(Syscall::MMap, &[number(0), pages(2), number(3), known(7), [1, 0xff, 0xff], number(0)]),
+        call(Syscall::MSync, &[result(2), pages(2), number(4)]),
+        call(Syscall::MUnlockAll, &[]),
+        call(Syscall::GetRobustList, &[number(0), address(0), address(8)]),
     ]
 }
 

@@ -7,8 +7,9 @@ use addr::{AddrRange, PAGE_SIZE, UserVa};
 use dma_api::{Attrs, StreamMemory};
 use kernel::dma;
 use kernel::vm::access::UserMemory;
-use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use kernel::vm::address_space::{AddressSpace, MmapPlacement, PageCounts};
 use kernel::vm::shared_memory::{MemoryMapping, SharedMemory};
+use program::MemoryLock;
 
 /// The arguments, and the room for VMAs, are checked before the mappings at a fixed address are unmapped.
 #[test]
@@ -103,6 +104,46 @@ fn access_beyond_the_protection_is_refused() {
     assert_eq!(space.populate(pages(0, 1), Prot::WRITE), Err(Errno::EINVAL));
     assert_eq!(space.advise(pages(0, 2), Advice::Hint), Ok(()));
     assert_eq!(space.advise(pages(0, 3), Advice::Hint), Err(Errno::ENOMEM), "a hole");
+}
+
+/// The child has its own locks: none.
+#[test]
+fn locks_are_populated_and_not_inherited() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let at = BASE + (1 << 20);
+    let range = AddrRange::new(at, at + 4 * PAGE_SIZE);
+    let locked = |space: &AddressSpace| {
+        let (mut counts, mut at) = (PageCounts::default(), UserVa::new(0));
+        while let Some(end) = space.count_pages(at, &mut counts) {
+            at = end;
+        }
+        counts.locked
+    };
+    let resident = |space: &AddressSpace| {
+        let mut states = Vec::new();
+        space.residency(range, |is_resident| states.push(is_resident)).unwrap();
+        states
+    };
+    space.map_anonymous(range.len(), MmapPlacement::Fixed(at), READ_WRITE).unwrap();
+    assert_eq!((resident(&space), locked(&space)), (vec![false; 4], 0));
+    space.lock_range(AddrRange::new(at, at + PAGE_SIZE), MemoryLock::Populated).unwrap();
+    assert_eq!((resident(&space), locked(&space)), (vec![true, false, false, false], 1));
+    let child = space.fork().unwrap();
+    assert_eq!(locked(&child), 0);
+    // Both share the page now; the lock copies it, as a write would.
+    let frame = |space: &AddressSpace| space.frame_at(at).unwrap().0;
+    assert_eq!(frame(&space), frame(&child));
+    child.lock_all(MemoryLock::Populated).unwrap();
+    assert_ne!(frame(&space), frame(&child));
+    assert_eq!((resident(&child), locked(&child)), (vec![true; 4], 5));
+    let hole = AddrRange::new(at + 3 * PAGE_SIZE, at + 5 * PAGE_SIZE);
+    assert_eq!(space.lock_range(hole, MemoryLock::OnFault), Err(Errno::ENOMEM));
+    assert_eq!(locked(&space), 2, "up to the hole");
+    assert_eq!(space.advise(range, Advice::DontNeed), Err(Errno::EINVAL));
+    assert_eq!(space.check_mapped(range, true), Err(Errno::EBUSY));
+    child.lock_all(MemoryLock::None).unwrap();
+    assert_eq!(locked(&child), 0);
 }
 
 #[test]

@@ -54,6 +54,35 @@ pub const MREMAP_MAYMOVE: u64 = 1;
 /// `mremap`: the mapping moves to the given address, and replaces existing mappings.
 pub const MREMAP_FIXED: u64 = 2;
 
+/// `mlock2`: pages are locked when they are first accessed.
+pub const MLOCK_ONFAULT: u64 = 1;
+
+bitflags! {
+    /// Flags of `mlockall` (`MCL_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct LockFlags: u64 {
+        /// The mappings that exist.
+        const CURRENT = 1;
+        /// Mappings that are added later.
+        const FUTURE = 2;
+        /// Pages are locked when they are first accessed.
+        const ONFAULT = 4;
+    }
+}
+
+bitflags! {
+    /// Flags of `msync` (`MS_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct SyncFlags: u64 {
+        /// Starts to write.
+        const ASYNC = 1;
+        /// Other mappings of the file see the content.
+        const INVALIDATE = 2;
+        /// Writes, and waits for the end.
+        const SYNC = 4;
+    }
+}
+
 /// The advice of `madvise`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Advice {

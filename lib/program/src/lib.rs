@@ -55,7 +55,7 @@ pub use script::{ScriptInterpreter, script_interpreter};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ARGUMENTS_MAX, StackImage, StackImageError, StackRequest};
 pub use vdso::{Vdso, VdsoTime};
-pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
+pub use vma::{Alignment, MappedObject, MemoryLock, Vma, VmaError, VmaMap};
 
 /// The end of the user address space: 48 bits in TTBR0.
 pub const USER_END: u64 = 1 << 48;

@@ -66,6 +66,8 @@ pub struct ProcessReport<'a> {
     pub resident_pages: u64,
     /// Of the resident pages, those of files.
     pub shared_pages: u64,
+    /// Pages of locked mappings.
+    pub locked_pages: u64,
     /// Pages of private writable mappings.
     pub data_pages: u64,
     /// Pages of executable mappings.
@@ -148,6 +150,7 @@ impl ProcessReport<'_> {
             let file = self.shared_pages;
             for (name, pages) in [
                 ("VmSize", self.total_pages),
+                ("VmLck", self.locked_pages),
                 ("VmRSS", self.resident_pages),
                 ("RssAnon", self.resident_pages - file),
                 ("RssFile", file),
@@ -357,6 +360,7 @@ mod tests {
             total_pages: 765,
             resident_pages: 437,
             shared_pages: 409,
+            locked_pages: 2,
             data_pages: 123,
             text_pages: 5,
             stack: UserVa::new(0xffff_f000),
@@ -402,6 +406,7 @@ mod tests {
             ("Pid", "\t11"),
             ("Uid", "\t0\t0\t0\t0"),
             ("VmSize", "\t    3060 kB"),
+            ("VmLck", "\t       8 kB"),
             ("RssAnon", "\t     112 kB"),
             ("Threads", "\t2"),
             ("SigCgt", "\t0000000200000000"),

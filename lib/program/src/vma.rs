@@ -11,6 +11,18 @@ pub trait MappedObject: Clone {
     fn is_same(&self, other: &Self) -> bool;
 }
 
+/// Whether pages of a VMA must be resident (`mlock`). Without swap space a populated page stays resident.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MemoryLock {
+    /// No.
+    #[default]
+    None,
+    /// From their first access on.
+    OnFault,
+    /// At once.
+    Populated,
+}
+
 /// A virtual memory area: pages with equal protection that map consecutive bytes of one object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vma<B> {
@@ -18,6 +30,8 @@ pub struct Vma<B> {
     pub range: AddrRange<UserVa>,
     /// The protection.
     pub prot: Prot,
+    /// Whether the pages must be resident.
+    pub lock: MemoryLock,
     /// The mapped object.
     pub backing: B,
     /// The offset of the range in `backing`. For anonymous memory it is the address itself, so that adjacent
@@ -40,11 +54,11 @@ impl<B: MappedObject> Vma<B> {
     }
 
     /// Whether `next` can be merged into this VMA: adjacent in the address space and in the object, equal
-    /// protection.
+    /// protection and lock.
     fn can_merge(&self, next: &Self) -> bool {
         self.range.end() == next.range.start()
             && self.offset.checked_add(self.range.len()) == Some(next.offset)
-            && self.prot == next.prot
+            && (self.prot, self.lock) == (next.prot, next.lock)
             && self.backing.is_same(&next.backing)
     }
 }
@@ -253,12 +267,25 @@ impl<B: MappedObject> VmaMap<B> {
     /// Changes the protection of `range`, which must be mapped completely. Returns the changed parts,
     /// ascending.
     pub fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<Vec<Vma<B>>, VmaError> {
+        self.change(range, |part| part.prot = prot)
+    }
+
+    /// Changes the lock of `range`, as [`protect`](Self::protect).
+    pub fn set_lock(&mut self, range: AddrRange<UserVa>, lock: MemoryLock) -> Result<(), VmaError> {
+        self.change(range, |part| part.lock = lock).map(|_| ())
+    }
+
+    fn change(
+        &mut self,
+        range: AddrRange<UserVa>,
+        change: impl FnMut(&mut Vma<B>),
+    ) -> Result<Vec<Vma<B>>, VmaError> {
         self.check(range, 2)?;
         if let Some(hole) = self.first_hole(range) {
             return Err(VmaError::Hole(hole));
         }
         let mut parts = self.cut(range)?;
-        parts.iter_mut().for_each(|part| part.prot = prot);
+        parts.iter_mut().for_each(change);
         parts.iter().cloned().for_each(|part| self.reinsert(part));
         Ok(parts)
     }
@@ -423,7 +450,29 @@ mod tests {
     }
 
     fn vma(start: u64, len: u64, prot: Prot, object: u8, offset: u64) -> Vma<TestObject> {
-        Vma { range: pages(start, len), prot, backing: TestObject(object), offset: offset * PAGE_SIZE }
+        Vma {
+            range: pages(start, len),
+            prot,
+            lock: MemoryLock::None,
+            backing: TestObject(object),
+            offset: offset * PAGE_SIZE,
+        }
+    }
+
+    #[test]
+    fn equal_locks_are_merged() {
+        let mut vmas = empty();
+        vmas.insert(vma(1, 6, Prot::READ, 1, 0)).unwrap();
+        vmas.set_lock(pages(2, 2), MemoryLock::OnFault).unwrap();
+        vmas.set_lock(pages(4, 2), MemoryLock::Populated).unwrap();
+        let locks: Vec<_> = vmas.iter().map(|vma| (vma.range.len() / PAGE_SIZE, vma.lock)).collect();
+        let (on_fault, populated) = (MemoryLock::OnFault, MemoryLock::Populated);
+        assert_eq!(locks, [(1, MemoryLock::None), (2, on_fault), (2, populated), (1, MemoryLock::None)]);
+        vmas.protect(pages(3, 1), Prot::WRITE).unwrap();
+        assert_eq!(vmas.find(UserVa::new(3 * PAGE_SIZE)).unwrap().lock, on_fault);
+        vmas.protect(pages(3, 1), Prot::READ).unwrap();
+        vmas.set_lock(pages(1, 6), MemoryLock::None).unwrap();
+        assert_eq!(vmas.iter().count(), 1);
     }
 
     /// Removes all VMAs inside `range`, ascending.

@@ -27,6 +27,7 @@ mod infoleak;
 mod iterations;
 mod memory;
 mod memory_devices;
+mod memory_locks;
 mod memory_set;
 mod pages;
 mod pidfds;
@@ -112,6 +113,9 @@ const PROBES: &[Probe] = &[
     ("munmap-range", Expectation::Pass, pages::unmap_range),
     ("discard", Expectation::Pass, pages::discard),
     ("advice", Expectation::Pass, pages::advice),
+    ("memory-locks", Expectation::Pass, memory_locks::locks),
+    ("memory-locks-all", Expectation::Pass, memory_locks::all),
+    ("memory-residency", Expectation::Pass, memory_locks::residency),
     ("mprotect-hole", Expectation::Pass, pages::protect_hole),
     ("mremap", Expectation::Pass, pages::remap),
     ("mremap-moves", Expectation::Pass, file_maps::moves),
@@ -303,7 +307,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 98] = [
+        let portable: [fn(&[String]) -> ProbeResult; 101] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -345,6 +349,9 @@ mod tests {
             pages::discard,
             pages::advice,
             pages::protect_hole,
+            memory_locks::locks,
+            memory_locks::all,
+            memory_locks::residency,
             pages::protect,
             borders::copies,
             borders::strings,

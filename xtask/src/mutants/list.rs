@@ -1478,4 +1478,20 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "NAME_COLUMN - 24",
         oracle: Oracle::UnitTest(PROGRAM, "map_lines_are_padded_to_the_name"),
     },
+    SourceMutant {
+        name: "mapping merged with a locked one",
+        file: "lib/program/src/vma.rs",
+        item: "can_merge",
+        from: "(self.prot, self.lock) == (next.prot, next.lock)",
+        to: "self.prot == next.prot",
+        oracle: Oracle::UnitTest(PROGRAM, "equal_locks_are_merged"),
+    },
+    SourceMutant {
+        name: "child of a fork inherits locks",
+        file: "kernel/src/vm/address_space/fork.rs",
+        item: "fork_vma",
+        from: "Vma { lock: MemoryLock::None, ..vma.clone() }",
+        to: "vma.clone()",
+        oracle: Oracle::ProcessTest("locks_are_populated_and_not_inherited"),
+    },
 ];

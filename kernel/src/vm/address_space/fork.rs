@@ -13,7 +13,7 @@ use addr::{AddrRange, PAGE_SIZE, PhysAddr, UserVa};
 use arrayvec::ArrayVec;
 use core::ops::ControlFlow;
 use pagetable::{MappedRun, Mapping};
-use program::Vma;
+use program::{MemoryLock, Vma};
 
 impl AddressSpace {
     /// Returns a copy for a child process (`fork`). The pages of private memory that a device may write are
@@ -45,7 +45,7 @@ impl Inner {
     }
 
     fn fork_vma(&mut self, vma: &Vma<VmaBacking>, child: &mut Self) -> Result<(), Errno> {
-        child.vmas.insert(vma.clone()).map_err(vma_errno)?;
+        child.vmas.insert(Vma { lock: MemoryLock::None, ..vma.clone() }).map_err(vma_errno)?;
         match &vma.backing {
             VmaBacking::Shared(buffer, _) => child.map_shared_part(buffer, vma.offset, vma.range, vma.prot),
             // The child's page faults find the same pages.

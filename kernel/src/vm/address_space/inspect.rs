@@ -3,7 +3,7 @@
 use super::{AddressSpace, VmaBacking};
 use crate::memory::{table_frames, window};
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, UserVa};
-use program::{USER_END, Vma};
+use program::{MemoryLock, USER_END, Vma};
 
 /// The pages of an address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct PageCounts {
     pub resident: u64,
     /// Of these, pages of files and memory objects.
     pub shared: u64,
+    /// In locked VMAs.
+    pub locked: u64,
     /// In executable VMAs.
     pub text: u64,
     /// In private writable VMAs.
@@ -38,6 +40,7 @@ impl AddressSpace {
         let vma = inner.vmas.first_from(at)?;
         let pages = vma.range.len() / PAGE_SIZE;
         counts.total += pages;
+        counts.locked += if vma.lock == MemoryLock::None { 0 } else { pages };
         counts.text += if vma.prot.contains(Prot::EXEC) { pages } else { 0 };
         counts.data += if vma.prot.contains(Prot::WRITE) && vma.backing.is_private() { pages } else { 0 };
         if let Some(table) = inner.table.as_ref().filter(|_| vma.backing.owns_frames()) {

@@ -13,6 +13,7 @@ mod backing;
 mod entries;
 mod fork;
 mod inspect;
+mod locked;
 mod page_fault;
 mod vma;
 
@@ -31,9 +32,9 @@ use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use backing::{check_write_xor_execute, with_implied_read};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use pagetable::{Leaf, PageTable, Stage1};
-use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
+use program::{Alignment, MemoryLock, USER_END, USER_START, Vma, VmaMap};
 use vma::{anonymous, vma_errno};
 
 /// The input address bits of the user half.
@@ -83,6 +84,8 @@ pub struct AddressSpace {
     root: PhysAddr,
     /// The processes whose threads run in it: two during `vfork`.
     users: AtomicU32,
+    /// The lock of new mappings (`MCL_FUTURE`): a [`MemoryLock`].
+    new_lock: AtomicU8,
     inner: Mutex<Inner>,
 }
 
@@ -106,7 +109,7 @@ impl AddressSpace {
         let (root, heap) = (table.root(), AddrRange::EMPTY);
         let inner =
             Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap, has_shared_frames: false });
-        Some(Self { asid, root, users: AtomicU32::new(1), inner })
+        Some(Self { asid, root, users: AtomicU32::new(1), new_lock: AtomicU8::new(0), inner })
     }
 
     /// Installs the address space in this CPU's TTBR0.
@@ -190,7 +193,7 @@ impl AddressSpace {
             return Err(Errno::EACCES);
         }
         let mut removed = Vec::new();
-        let new = |range| Vma { range, prot, backing, offset };
+        let new = |range| Vma { range, prot, lock: MemoryLock::None, backing, offset };
         let range = self.lock()?.insert_placed(len, placement, Alignment::PAGE, &mut removed, new)?;
         Ok(range.start())
     }
@@ -216,7 +219,7 @@ impl AddressSpace {
             let mut inner = self.lock()?;
             let alignment = Alignment::like_offset(shared.alignment(), offset);
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
-            let new = |range| Vma { range, prot, backing, offset };
+            let new = |range| Vma { range, prot, lock: MemoryLock::None, backing, offset };
             let range = inner.insert_placed(len, placement, alignment, &mut removed, new)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
                 // Removes the VMA inserted above, also if it was merged with a neighbour.
@@ -347,7 +350,12 @@ impl AddressSpace {
         if done {
             inner.heap = AddrRange::new(start, end);
         }
-        inner.heap.end()
+        let reached = inner.heap.end();
+        drop(inner);
+        if done && new_pages > old_pages {
+            self.lock_new(AddrRange::new(old_pages, new_pages), MemoryLock::None);
+        }
+        reached
     }
 
     /// Handles a page fault at `at`: if the VMA permits `access`, maps the page.

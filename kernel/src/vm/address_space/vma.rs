@@ -9,7 +9,7 @@ use abi::memory::{Advice, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use alloc::vec::Vec;
 use arch::tlb::Level;
-use program::{Alignment, USER_END, USER_START, Vma, VmaError};
+use program::{Alignment, MemoryLock, USER_END, USER_START, Vma, VmaError};
 
 /// The bytes whose protection changes between two checks for the termination of the process: the largest
 /// block, so that a step splits none.
@@ -156,7 +156,7 @@ impl Inner {
             return Err(Errno::ENOMEM);
         }
         let moved_to = |range: AddrRange<UserVa>| match vma.backing {
-            VmaBacking::Anonymous => anonymous(range, vma.prot),
+            VmaBacking::Anonymous => Vma { lock: vma.lock, ..anonymous(range, vma.prot) },
             VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => {
                 Vma { range, ..vma.clone() }
             }
@@ -194,6 +194,7 @@ impl Inner {
     /// Follows `advice` for `part` of a VMA. Memory that is populated already is not populated here.
     pub(super) fn advise_part(&mut self, part: &Vma<VmaBacking>, advice: Advice) -> Result<(), Errno> {
         match (advice, &part.backing) {
+            (Advice::DontNeed | Advice::Free, _) if part.lock != MemoryLock::None => Err(Errno::EINVAL),
             // The pages of the mapping go; a memory object keeps its content.
             (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous)
             | (Advice::DontNeed, VmaBacking::File { .. } | VmaBacking::Memory(_)) => {
@@ -226,7 +227,8 @@ impl Inner {
 
 /// A VMA of private anonymous memory.
 pub(super) fn anonymous(range: AddrRange<UserVa>, prot: Prot) -> Vma<VmaBacking> {
-    Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() }
+    let (lock, offset) = (MemoryLock::None, range.start().raw());
+    Vma { range, prot, lock, backing: VmaBacking::Anonymous, offset }
 }
 
 /// The errno of a failed change of VMAs.
