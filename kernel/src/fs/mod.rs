@@ -218,8 +218,8 @@ pub fn for_each_segment(
 }
 
 /// `st_dev` of the first mount, the archive; those of the others follow from [`MOUNT_DEVICE`] on.
-const ROOT_DEVICE: u64 = 1;
-const MOUNT_DEVICE: u64 = 16;
+pub const ROOT_DEVICE: u64 = 1;
+pub const MOUNT_DEVICE: u64 = 16;
 /// `st_dev` of files that were not opened by a path.
 const ANONYMOUS_DEVICE: u64 = 2;
 

@@ -107,6 +107,7 @@ const ROOT: &[FsEntry] = &[
         }
         name(out, &SYSTEM_NAME.version)
     }),
+    FsEntry::text("vmstat", memory_statistics),
 ];
 
 fn number(out: &mut Text, value: u64) -> Result<(), Errno> {
@@ -181,6 +182,13 @@ fn memory_info(_: &[u32], out: &mut Text) -> Result<(), Errno> {
     let [low, high] = [Zone::Low, Zone::High].map(zones::stats);
     let (total, free) = (low.total + high.total, low.free() + high.free());
     Ok(MemoryReport { total, free, shared: shared_memory::page_count() }.write(out)?)
+}
+
+/// `vmstat`: free pages and those of files; nothing is read from or written to a disk.
+fn memory_statistics(_: &[u32], out: &mut Text) -> Result<(), Errno> {
+    let free: u64 = [Zone::Low, Zone::High].map(|zone| zones::stats(zone).free()).iter().sum();
+    writeln!(out, "nr_free_pages {free}\nnr_shmem {}", shared_memory::page_count())?;
+    out.push(b"pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::auxv::AT_SYSINFO_EHDR;
 use abi::file::OpenFlags;
-use abi::process::ThreadName;
+use abi::process::{RLimit, ThreadName};
 use addr::{AddrRange, PAGE_SIZE, UserVa};
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
@@ -34,7 +34,9 @@ const ENTRIES: &[FsEntry] = &[
     FsEntry::link("exe", executable),
     FsEntry::numbered("fd", &DESCRIPTORS).with_mode(0o500),
     FsEntry::numbered("fdinfo", &DESCRIPTOR_STATES),
+    FsEntry::text("limits", limits),
     MAPS,
+    FsEntry::text("mountinfo", mount_information),
     FsEntry::text("mounts", mounts),
     FsEntry { name: "pagemap", mode: 0o400, kind: EntryKind::Bytes(page_map) },
     FsEntry::link("root", |_| node(FsNode::ROOT)),
@@ -336,6 +338,30 @@ fn page_map(numbers: &[u32], offset: u64, to: &mut [u8]) -> Result<usize, Errno>
         done += 8;
     }
     Ok(done)
+}
+
+fn limits(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
+    let Some(process) = find(numbers)? else { return Ok(()) };
+    let limit = |resource: u64| process.limit(resource).unwrap_or(RLimit { current: 0, maximum: 0 });
+    Ok(program::write_limits(out, limit)?)
+}
+
+/// `mountinfo`. A mount is known by its position in the list of mounts.
+fn mount_information(_: &[u32], out: &mut Text) -> Result<(), Errno> {
+    let tree = root::lock()?;
+    for (index, path) in tree.mount_paths().enumerate() {
+        let generated = tree.generated().find(|fs| fs.path.as_bytes() == path);
+        let (name, options, device) = match generated {
+            _ if path == b"/" => ("rootfs", "ro", fs::ROOT_DEVICE),
+            Some(fs) => (fs.name, "rw", fs.device),
+            None => ("tmpfs", "rw", fs::MOUNT_DEVICE + index as u64),
+        };
+        // All are below the root, which is the first.
+        write!(out, "{} {} {}:{} / ", index + 1, u32::from(index > 0), device >> 8, device & 0xff)?;
+        out.push(&path)?;
+        writeln!(out, " {options},noatime - {name} {name} {options}")?;
+    }
+    Ok(())
 }
 
 fn mounts(_: &[u32], out: &mut Text) -> Result<(), Errno> {

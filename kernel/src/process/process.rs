@@ -1,5 +1,6 @@
 //! Processes: address space, file descriptors, threads, and termination.
 
+use super::STACK_BYTES;
 use super::futex::Futexes;
 use super::signals::ProcessSignals;
 use super::task::{self, Task};
@@ -14,7 +15,7 @@ use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
-use abi::process::{CloneFlags, ThreadName};
+use abi::process::*;
 use abi::signal::{SA_NOCLDWAIT, SIG_IGN, Signal};
 use addr::{AddrRange, UserVa};
 use alloc::sync::Arc;
@@ -229,6 +230,21 @@ impl Process {
             sched::interrupt(thread);
         }
         first
+    }
+
+    /// Returns the limit of `resource` (`RLIMIT_*`); `None` for an unknown one.
+    pub fn limit(&self, resource: u64) -> Option<RLimit> {
+        Some(match resource {
+            RLIMIT_STACK => RLimit { current: STACK_BYTES, maximum: STACK_BYTES },
+            // No core files are written.
+            RLIMIT_CORE => RLimit { current: 0, maximum: 0 },
+            RLIMIT_NOFILE => {
+                let (current, maximum) = self.files.lock().limits();
+                RLimit { current: current as u64, maximum: maximum as u64 }
+            }
+            other if other < RLIM_NLIMITS => RLimit { current: RLIM_INFINITY, maximum: RLIM_INFINITY },
+            _ => return None,
+        })
     }
 
     /// Returns the name of the thread that exited last.

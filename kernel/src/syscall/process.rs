@@ -2,9 +2,9 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::memory::zones;
+use crate::process::SYSTEM_NAME;
 use crate::process::Termination;
 use crate::process::random;
-use crate::process::{STACK_BYTES, SYSTEM_NAME};
 use crate::sched;
 use ::memory::Zone;
 use abi::Errno;
@@ -59,15 +59,7 @@ pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
         return Err(Errno::ESRCH);
     }
     let resource = call.value(1);
-    let (files, files_max) = call.process().files.lock().limits();
-    let old = match resource {
-        RLIMIT_STACK => RLimit { current: STACK_BYTES, maximum: STACK_BYTES },
-        // No core files are written.
-        RLIMIT_CORE => RLimit { current: 0, maximum: 0 },
-        RLIMIT_NOFILE => RLimit { current: files as u64, maximum: files_max as u64 },
-        other if other < RLIM_NLIMITS => RLimit { current: RLIM_INFINITY, maximum: RLIM_INFINITY },
-        _ => return Err(Errno::EINVAL),
-    };
+    let old = call.process().limit(resource).ok_or(Errno::EINVAL)?;
     if call.value(2) != 0 {
         let new: RLimit = call.memory().read(call.address(2))?;
         match resource {

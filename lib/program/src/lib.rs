@@ -47,7 +47,7 @@ pub use line_discipline::{LineDiscipline, ReadState};
 pub use page_index::PageIndex;
 pub use proc_text::{
     CpuTimes, MapLine, MemoryReport, ProcessReport, RunState, write_cpu_info, write_cpu_list,
-    write_cpu_times, write_seconds,
+    write_cpu_times, write_limits, write_seconds,
 };
 pub use process_tree::{ChildKind, ChildWait, Exit, ProcessTree, WaitSelector};
 pub use robust_list::{FutexMemory, release_robust_list};

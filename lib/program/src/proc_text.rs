@@ -1,6 +1,7 @@
 //! The formats of Linux's files in `/proc` (`proc(5)`), for arm64.
 
 use abi::memory::Prot;
+use abi::process::{RLIM_INFINITY, RLIM_NLIMITS, RLimit};
 use addr::{AddrRange, UserVa};
 use core::fmt::{self, Write};
 
@@ -175,6 +176,46 @@ impl ProcessReport<'_> {
         write_cpu_list(out, self.cpus)?;
         writeln!(out, "\nMems_allowed:\t1\nMems_allowed_list:\t0")
     }
+}
+
+/// The names and units in `limits`, by resource.
+const LIMITS: [(&str, &str); RLIM_NLIMITS as usize] = [
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
+
+/// Writes `limits`.
+pub fn write_limits(out: &mut dyn Write, limit: impl Fn(u64) -> RLimit) -> fmt::Result {
+    writeln!(out, "{:25} {:20} {:20} {:10}", "Limit", "Soft Limit", "Hard Limit", "Units")?;
+    for (resource, (name, unit)) in LIMITS.iter().enumerate() {
+        write!(out, "{name:25} ")?;
+        let RLimit { current, maximum } = limit(resource as u64);
+        for value in [current, maximum] {
+            match value {
+                RLIM_INFINITY => write!(out, "{:20} ", "unlimited")?,
+                value => write!(out, "{value:<20} ")?,
+            }
+        }
+        match *unit {
+            "" => writeln!(out)?,
+            unit => writeln!(out, "{unit:10}")?,
+        }
+    }
+    Ok(())
 }
 
 /// Writes a set of CPUs as ranges: `0-3,5`.
@@ -418,6 +459,31 @@ mod tests {
         }
         let zombie = ProcessReport { state: RunState::Zombie, ..report() };
         assert!(!written(|out| zombie.write_status(out)).contains("Vm"));
+    }
+
+    /// The first lines are of a Linux machine.
+    #[test]
+    fn limits_are_padded_and_have_units() {
+        let limit = |resource| match resource {
+            1 => RLimit { current: 4096, maximum: RLIM_INFINITY },
+            _ => RLimit { current: RLIM_INFINITY, maximum: RLIM_INFINITY },
+        };
+        let text = written(|out| write_limits(out, limit));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "Limit                     Soft Limit           Hard Limit           Units     "
+        );
+        assert_eq!(
+            lines[1],
+            "Max cpu time              unlimited            unlimited            seconds   "
+        );
+        assert_eq!(
+            lines[2],
+            "Max file size             4096                 unlimited            bytes     "
+        );
+        assert_eq!(lines[14], "Max nice priority         unlimited            unlimited            ");
+        assert_eq!(lines.len(), 17);
     }
 
     #[test]

@@ -345,6 +345,26 @@ pub fn machine(_: &[String]) -> ProbeResult {
     let mounts = read("/proc/mounts")?;
     ensure(mounts.lines().any(|line| line.starts_with("proc /proc proc rw,")), || mounts.clone())?;
     ensure(mounts.lines().any(|line| line.contains(" /sys sysfs rw,")), || mounts.clone())?;
+    let information = read("/proc/self/mountinfo")?;
+    // Major and minor number, and the path.
+    let has_mount = |path: &str, device: u64| {
+        let start = format!("{}:{}", libc::major(device), libc::minor(device));
+        let is_it = |words: &[&str]| words[2] == start && words[4] == path && words.contains(&"-");
+        information.lines().any(|line| is_it(&line.split(' ').collect::<Vec<_>>()))
+    };
+    for path in ["/proc", "/sys", "/dev/shm"] {
+        ensure(has_mount(path, fs::metadata(path)?.dev()), || format!("{path} in {information}"))?;
+    }
+    let limits = read("/proc/self/limits")?;
+    // SAFETY: writes the structure.
+    let files = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit
+    };
+    let expected = format!("Max open files            {:<20} {:<20} files", files.rlim_cur, files.rlim_max);
+    ensure(limits.lines().any(|line| line.trim_end() == expected), || limits.clone())?;
+    equal("free pages", count("/proc/vmstat", "nr_free_pages ")?, 1)?;
     let uptime = read("/proc/uptime")?;
     ensure(uptime.split(' ').all(|time| time.parse::<f64>().is_ok_and(|time| time >= 0.0)), || uptime.clone())
 }
