@@ -87,6 +87,8 @@ pub struct Process {
     /// A thread executes another program: all others must exit, and none is added. Changed with `threads`
     /// locked.
     is_executing: AtomicBool,
+    /// A timer of CPU time is armed. Changed with `threads` locked.
+    is_timed: AtomicBool,
     /// The thread that executes a program waits here for the exits of the others.
     thread_exits: WaitQueue,
     /// The process does not use the address space of its parent any more (`vfork`).
@@ -133,6 +135,7 @@ impl Process {
             termination: SpinLock::new(None),
             is_terminating: AtomicBool::new(false),
             is_executing: AtomicBool::new(false),
+            is_timed: AtomicBool::new(false),
             thread_exits: WaitQueue::new(),
             has_own_space: AtomicBool::new(false),
             own_space_waiters: WaitQueue::new(),
@@ -206,6 +209,7 @@ impl Process {
             || !debug::fail_point(FailPoint::Heap) && self.futexes.reserve(threads.len() + 1).is_ok();
         let added = may && has_room();
         if added {
+            thread.set_timed(self.is_timed.load(Ordering::Relaxed));
             threads.push(thread.clone());
         }
         added
@@ -250,6 +254,14 @@ impl Process {
     /// Returns the name of the thread that exited last.
     pub fn last_name(&self) -> ThreadName {
         *self.name.lock()
+    }
+
+    /// Makes the threads compare the CPU time with that of the timers before they return to user space, or
+    /// not.
+    pub(super) fn set_timed(&self, is_timed: bool) {
+        let threads = self.threads.lock();
+        self.is_timed.store(is_timed, Ordering::Relaxed);
+        threads.iter().for_each(|thread| thread.set_timed(is_timed));
     }
 
     /// Calls `visit` with the threads.
@@ -318,6 +330,7 @@ impl Process {
     ) -> Option<Arc<AddressSpace>> {
         let mut threads = self.threads.lock();
         debug_assert!(threads.len() == 1, "{} threads", threads.len());
+        thread.set_timed(self.is_timed.load(Ordering::Relaxed));
         threads.push(thread.clone());
         self.is_executing.store(false, Ordering::Relaxed);
         drop(threads);

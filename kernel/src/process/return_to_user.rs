@@ -18,10 +18,14 @@ pub fn before_return(frame: &mut UserFrame, restart: Option<Restart>) {
     }
 }
 
-/// Delivers the signals of the running thread, and terminates it if it is interrupted.
+/// Sends the signals of timers of CPU time, delivers the signals of the running thread, and terminates it if
+/// it is interrupted.
 #[cold]
 fn serve_requests(frame: &mut UserFrame, mut restart: Option<Restart>) {
     let thread = sched::current();
+    if let Some(task) = Task::of(&thread).filter(|_| thread.is_timed() && !thread.is_interrupted()) {
+        task.process().timers.lock().expire_cpu_times(task.process());
+    }
     while !thread.is_interrupted() && thread.take_signalled() {
         let Some(task) = Task::of(&thread) else { break };
         // SAFETY: as in `exit_thread`.

@@ -5,11 +5,12 @@ use super::signalfd;
 use super::task::Task;
 use super::vdso;
 use crate::fs::console::Foreground;
-use crate::sched;
+use crate::sched::{self, Thread};
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::signal::*;
 use addr::{Address, UserVa};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::context::FpState;
 use arch::exception::UserFrame;
@@ -49,6 +50,8 @@ impl ProcessSignals {
 pub enum Receiver {
     /// Any thread of the process that does not block the signal.
     Process,
+    /// As `Process`; the running thread if it is one of these.
+    RunningThread,
     /// The thread with this id.
     Thread(u32),
 }
@@ -74,9 +77,10 @@ pub fn send(
     signal: Option<Signal>,
     info: impl FnOnce(Signal) -> SigInfo,
 ) -> Result<(), Errno> {
+    let running = if receiver == Receiver::RunningThread { sched::try_current() } else { None };
     let terminates = process.with_threads(|threads| {
         let target = match receiver {
-            Receiver::Process => None,
+            Receiver::Process | Receiver::RunningThread => None,
             Receiver::Thread(id) => {
                 let thread =
                     threads.iter().find(|thread| Task::of(thread).is_some_and(|task| task.id() == id));
@@ -86,7 +90,11 @@ pub fn send(
         let Some(signal) = signal else { return Ok(false) };
         let candidates = target.map_or(threads, core::slice::from_ref);
         let find = |accepts: fn(&Task, Signal) -> bool| {
-            candidates.iter().find(|thread| Task::of(thread).is_some_and(|task| accepts(task, signal)))
+            let mut accepting =
+                candidates.iter().filter(|thread| Task::of(thread).is_some_and(|task| accepts(task, signal)));
+            let is_running =
+                |thread: &&Arc<Thread>| running.as_ref().is_some_and(|own| Arc::ptr_eq(own, thread));
+            accepting.clone().find(is_running).or_else(|| accepting.next())
         };
         // Masks change under this lock: a thread that unblocks the signal either is found here, or finds it
         // pending afterwards.
@@ -145,7 +153,7 @@ pub fn set_action(process: &Process, signal: Signal, action: SigAction) -> SigAc
         core::mem::replace(&mut signals.actions[signal.number()], action)
     });
     if is_ignored(old) && !ignores {
-        process.timers.lock().signal_not_ignored(signal);
+        process.timers.lock().signal_not_ignored(process, signal);
     }
     old
 }
@@ -154,7 +162,7 @@ pub fn set_action(process: &Process, signal: Signal, action: SigAction) -> SigAc
 pub fn take_pending(task: &Task, mask: SignalSet) -> Option<(Signal, SigInfo)> {
     let of_thread = task.pending.lock().take(mask);
     let (signal, mut info) = of_thread.or_else(|| task.process().signals.lock().pending.take(mask))?;
-    task.process().timers.lock().signal_taken(signal, &mut info);
+    task.process().timers.lock().signal_taken(task.process(), signal, &mut info);
     Some((signal, info))
 }
 

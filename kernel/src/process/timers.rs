@@ -3,6 +3,9 @@
 //! As in Linux, the alarm of a timer is set again, and the expirations meanwhile are counted, when its signal
 //! is taken: a timer has at most one pending signal, whose room is reserved, and no interval makes the timer
 //! interrupt frequent.
+//!
+//! A timer of CPU time has no alarm: each thread of its process compares the CPU time before it returns to
+//! user space, at the latest at the end of its time slice, while such a timer is armed.
 
 use super::process::Process;
 use super::signals::{self, Receiver};
@@ -19,6 +22,12 @@ use program::PendingSignals;
 
 /// The maximum number of POSIX timers of a process.
 const TIMERS_MAX: usize = 128;
+/// The signals and clocks of `ITIMER_REAL`, `ITIMER_VIRTUAL` and `ITIMER_PROF`. All CPU time is user time.
+const INTERVAL_TIMERS: [(Signal, ClockId); 3] = [
+    (Signal::SIGALRM, ClockId::Monotonic),
+    (Signal::SIGVTALRM, ClockId::ProcessCpu(0)),
+    (Signal::SIGPROF, ClockId::ProcessCpu(0)),
+];
 
 /// The signal of a timer.
 #[derive(Clone, Copy)]
@@ -26,6 +35,13 @@ pub struct Notification {
     pub receiver: Receiver,
     pub signal: Signal,
     pub info: SigInfo,
+}
+
+impl Notification {
+    fn send(&self, process: &Process) {
+        // An error concerns a thread that exited, or a signal that stops.
+        let _ = signals::send(process, self.receiver, Some(self.signal), |_| self.info);
+    }
 }
 
 /// The part of a timer that its alarm reads.
@@ -38,9 +54,7 @@ impl Alarm for Notifier {
     fn ring(&self) {
         // Not the last reference: the process removes its alarms before it is released.
         let Some(process) = self.process.upgrade() else { return };
-        let Notification { receiver, signal, info } = self.notification;
-        // An error concerns a thread that exited, or a signal that stops.
-        let _ = signals::send(&process, receiver, Some(signal), |_| info);
+        self.notification.send(&process);
     }
 }
 
@@ -49,8 +63,11 @@ pub struct ProcessTimer {
     schedule: Schedule,
     /// The expirations between that of the last signal and its handler.
     overrun: u32,
-    /// `None` for a timer without notification.
-    alarm: Option<(Arc<dyn Alarm>, Notification)>,
+    notification: Option<Notification>,
+    /// `None` for a timer without notification, and for one of CPU time.
+    alarm: Option<Arc<dyn Alarm>>,
+    /// The first expiration was sent. For a timer without an alarm.
+    is_sent: bool,
 }
 
 impl ProcessTimer {
@@ -61,16 +78,38 @@ impl ProcessTimer {
         clock: ClockId,
         notification: Option<Notification>,
     ) -> Result<Self, Errno> {
-        let alarm = match notification {
-            Some(notification) => Some((register(process, notification)?, notification)),
-            None => None,
+        let mut timer = Self {
+            clock,
+            schedule: Schedule::default(),
+            overrun: 0,
+            notification,
+            alarm: None,
+            is_sent: false,
         };
-        Ok(Self { clock, schedule: Schedule::default(), overrun: 0, alarm })
+        if let Some(notification) = notification {
+            let reserve = PendingSignals::reserve_timer;
+            with_pending(process, notification.receiver, reserve).ok_or(Errno::EINVAL)??;
+            if !clock.is_cpu_time() {
+                timer.alarm = Some(register(process, notification).inspect_err(|_| {
+                    with_pending(process, notification.receiver, PendingSignals::release_timer);
+                })?);
+            }
+        }
+        Ok(timer)
+    }
+
+    /// Returns the time of its clock: CPU time, or the monotonic time, on which all others are converted.
+    fn now(&self, process: &Process) -> Nanoseconds {
+        match self.clock {
+            ClockId::ProcessCpu(_) => process.cpu_time(),
+            ClockId::ThreadCpu(id) => process.cpu_time_of(id).unwrap_or_default(),
+            ClockId::Realtime | ClockId::Monotonic => sched::time::now(),
+        }
     }
 
     /// Returns the time until the next expiration, and the interval.
-    pub fn get(&self) -> (Nanoseconds, Nanoseconds) {
-        (self.schedule.remaining(sched::time::now()), self.schedule.interval)
+    pub fn get(&self, process: &Process) -> (Nanoseconds, Nanoseconds) {
+        (self.schedule.remaining(self.now(process)), self.schedule.interval)
     }
 
     /// Arms the timer as [`Schedule::new`] does. Returns the state before as [`get`](Self::get) does. The
@@ -82,33 +121,52 @@ impl ProcessTimer {
         interval: Nanoseconds,
         is_absolute: bool,
     ) -> (Nanoseconds, Nanoseconds) {
-        let before = self.get();
+        let before = self.get(process);
         // First: a signal of the old schedule is not sent afterwards.
         self.disarm();
         self.discard_signal(process);
-        self.schedule = Schedule::new(value, interval, is_absolute.then_some(self.clock));
+        self.schedule = if self.clock.is_cpu_time() {
+            let start = if is_absolute { 0 } else { self.now(process) };
+            Schedule { first: (value > 0).then(|| start.saturating_add(value)), interval }
+        } else {
+            Schedule::new(value, interval, is_absolute.then_some(self.clock))
+        };
         self.overrun = 0;
         self.set_alarm();
+        if self.clock.is_cpu_time() && self.schedule.first.is_some() {
+            process.set_timed(true);
+        }
         before
     }
 
     fn discard_signal(&self, process: &Process) {
-        if let Some((_, Notification { receiver, info, .. })) = self.alarm
+        if let Some(Notification { receiver, info, .. }) = self.notification
             && let Some(id) = info.timer_id()
         {
             with_pending(process, receiver, |pending| pending.discard_timer(id));
         }
     }
 
-    fn set_alarm(&self) {
-        if let Some((alarm, _)) = &self.alarm {
+    fn set_alarm(&mut self) {
+        self.is_sent = false;
+        if let Some(alarm) = &self.alarm {
             alarm::set(alarm, self.schedule.first);
         }
     }
 
+    /// Sends the signal of the first expiration of CPU time. Returns whether the timer is armed.
+    fn expire_cpu_time(&mut self, process: &Process) -> bool {
+        let Some(notification) = self.notification.filter(|_| self.clock.is_cpu_time()) else { return false };
+        if !self.is_sent && self.schedule.has_expired(self.now(process)) {
+            self.is_sent = true;
+            notification.send(process);
+        }
+        self.schedule.first.is_some()
+    }
+
     /// Counts the expirations and sets the alarm again, when a signal of the timer is taken.
-    fn take(&mut self) {
-        if let Ok(count) = self.schedule.take(sched::time::now()) {
+    fn take(&mut self, process: &Process) {
+        if let Ok(count) = self.schedule.take(self.now(process)) {
             self.overrun = u32::try_from(count - 1).unwrap_or(u32::MAX).min(i32::MAX as u32);
             self.set_alarm();
         }
@@ -117,7 +175,7 @@ impl ProcessTimer {
     fn remove(mut self, process: &Process) {
         self.disarm();
         self.discard_signal(process);
-        if let Some((_, Notification { receiver, .. })) = self.alarm {
+        if let Some(Notification { receiver, .. }) = self.notification {
             with_pending(process, receiver, PendingSignals::release_timer);
         }
     }
@@ -130,21 +188,20 @@ impl ProcessTimer {
 
 impl Drop for ProcessTimer {
     fn drop(&mut self) {
-        if let Some((alarm, _)) = &self.alarm {
+        if let Some(alarm) = &self.alarm {
             alarm::remove(alarm);
         }
     }
 }
 
+/// Adds an alarm that sends `notification`.
+///
+/// # Errors
+/// `EAGAIN` without memory, or if there are too many alarms.
 fn register(process: &Arc<Process>, notification: Notification) -> Result<Arc<dyn Alarm>, Errno> {
     let notifier = Notifier { process: Arc::downgrade(process), notification };
     let alarm: Arc<dyn Alarm> = heap::try_arc(notifier).ok_or(Errno::EAGAIN)?;
-    with_pending(process, notification.receiver, PendingSignals::reserve_timer).ok_or(Errno::EINVAL)??;
-    if !alarm::register(alarm.clone()) {
-        with_pending(process, notification.receiver, PendingSignals::release_timer);
-        return Err(Errno::EAGAIN);
-    }
-    Ok(alarm)
+    if alarm::register(alarm.clone()) { Ok(alarm) } else { Err(Errno::EAGAIN) }
 }
 
 /// Calls `change` with the pending signals of `receiver`; `None` if there is no such thread.
@@ -154,7 +211,7 @@ fn with_pending<R>(
     change: impl FnOnce(&mut PendingSignals) -> R,
 ) -> Option<R> {
     match receiver {
-        Receiver::Process => Some(change(&mut process.signals.lock().pending)),
+        Receiver::Process | Receiver::RunningThread => Some(change(&mut process.signals.lock().pending)),
         Receiver::Thread(id) => process.with_threads(|threads| {
             let mut tasks = threads.iter().filter_map(|thread| Task::of(thread));
             let task = tasks.find(|task| task.id() == id)?;
@@ -166,8 +223,8 @@ fn with_pending<R>(
 /// The timers of a process.
 #[derive(Default)]
 pub struct Timers {
-    /// That of `setitimer`, from its first use on.
-    real: Option<ProcessTimer>,
+    /// Those of `setitimer`, from their first use on, by [`INTERVAL_TIMERS`].
+    intervals: [Option<ProcessTimer>; INTERVAL_TIMERS.len()],
     /// The POSIX timers, by id.
     posix: Vec<Option<ProcessTimer>>,
 }
@@ -218,52 +275,82 @@ impl Timers {
         Ok(())
     }
 
-    /// Returns the timer of `setitimer`, if it was used.
-    pub fn real(&mut self) -> Option<&mut ProcessTimer> {
-        self.real.as_mut()
-    }
-
-    /// Returns the timer of `setitimer`.
+    /// Returns timer `which` of `setitimer`, if it was used.
     ///
     /// # Errors
-    /// As for [`ProcessTimer::new`].
-    pub fn make_real(&mut self, process: &Arc<Process>) -> Result<&mut ProcessTimer, Errno> {
-        let timer = match self.real.take() {
+    /// `EINVAL` if there is no such timer.
+    pub fn interval(&mut self, which: i32) -> Result<Option<&mut ProcessTimer>, Errno> {
+        let slot = usize::try_from(which).ok().and_then(|which| self.intervals.get_mut(which));
+        slot.map(Option::as_mut).ok_or(Errno::EINVAL)
+    }
+
+    /// Returns timer `which` of `setitimer`.
+    ///
+    /// # Errors
+    /// As for [`ProcessTimer::new`] and [`interval`](Self::interval).
+    pub fn make_interval(&mut self, process: &Arc<Process>, which: i32) -> Result<&mut ProcessTimer, Errno> {
+        self.interval(which)?;
+        let which = which as usize;
+        let (signal, clock) = INTERVAL_TIMERS[which];
+        let timer = match self.intervals[which].take() {
             Some(timer) => timer,
             None => {
-                let info = SigInfo { code: SI_KERNEL, ..SigInfo::sent(Signal::SIGALRM, SI_KERNEL, 0) };
-                let receiver = Receiver::Process;
-                let notification = Notification { receiver, signal: Signal::SIGALRM, info };
-                ProcessTimer::new(process, ClockId::Monotonic, Some(notification))?
+                let info = SigInfo { code: SI_KERNEL, ..SigInfo::sent(signal, SI_KERNEL, 0) };
+                let notification = Notification { receiver: Receiver::RunningThread, signal, info };
+                ProcessTimer::new(process, clock, Some(notification))?
             }
         };
-        Ok(self.real.insert(timer))
+        Ok(self.intervals[which].insert(timer))
+    }
+
+    /// Sends the signals of timers whose CPU time has passed. Called by a thread of the process.
+    pub fn expire_cpu_times(&mut self, process: &Process) {
+        let is_armed = self.all().fold(false, |armed, timer| timer.expire_cpu_time(process) | armed);
+        if !is_armed {
+            process.set_timed(false);
+        }
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut ProcessTimer> {
+        self.intervals.iter_mut().chain(&mut self.posix).flatten()
     }
 
     /// Counts the expirations of the timer that sent a signal, which is taken now.
-    pub fn signal_taken(&mut self, signal: Signal, info: &mut SigInfo) {
+    pub fn signal_taken(&mut self, process: &Process, signal: Signal, info: &mut SigInfo) {
         if let Some(timer) = info.timer_id().and_then(|id| self.get(id as i32).ok()) {
-            timer.take();
+            timer.take(process);
             info.set_overrun(timer.overrun);
         }
-        // Whichever sender: SIGALRM is pending once.
-        if let Some(real) = self.real.as_mut().filter(|_| signal == Signal::SIGALRM) {
-            real.take();
+        // Whichever sender: the signal of an interval timer is pending once.
+        for (timer, (own, _)) in self.intervals.iter_mut().zip(INTERVAL_TIMERS) {
+            if let Some(timer) = timer.as_mut().filter(|_| own == signal) {
+                timer.take(process);
+            }
         }
     }
 
-    /// Sets the alarms of timers again whose expirations were ignored, since `signal` is not any more.
-    pub fn signal_not_ignored(&mut self, signal: Signal) {
-        for timer in self.real.iter_mut().chain(self.posix.iter_mut().flatten()) {
-            if timer.alarm.as_ref().is_some_and(|(_, notification)| notification.signal == signal) {
-                timer.take();
+    /// Sends the signals of timers whose expirations were ignored, since `signal` is not any more.
+    pub fn signal_not_ignored(&mut self, process: &Process, signal: Signal) {
+        let is_its = |notification: &Notification| notification.signal == signal;
+        // That of an interval timer stays lost: only the alarm is set again.
+        for timer in self.intervals.iter_mut().flatten() {
+            if timer.notification.as_ref().is_some_and(is_its) {
+                timer.take(process);
+            }
+        }
+        for timer in self.posix.iter_mut().flatten() {
+            let notification = timer.notification.filter(is_its);
+            if let Some(notification) =
+                notification.filter(|_| timer.schedule.has_expired(timer.now(process)))
+            {
+                notification.send(process);
             }
         }
     }
 
     /// Removes all timers.
     pub fn clear(&mut self, process: &Process) {
-        self.real.take().into_iter().for_each(|timer| timer.remove(process));
+        self.intervals.iter_mut().filter_map(Option::take).for_each(|timer| timer.remove(process));
         self.clear_posix(process);
     }
 

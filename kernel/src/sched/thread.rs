@@ -37,6 +37,8 @@ pub type EnterUser = unsafe fn(UserFrame, KernelVa) -> !;
 const INTERRUPTED: u8 = 1;
 /// A request: a signal may be deliverable, which the thread checks before it returns to user space.
 const SIGNALLED: u8 = 2;
+/// A request: the thread compares its CPU time with timers each time before it returns to user space.
+const TIMED: u8 = 4;
 
 /// A kernel thread, or, with a user side, a thread of a process.
 pub struct Thread {
@@ -51,7 +53,7 @@ pub struct Thread {
     /// Changed only under the scheduler's lock.
     pub(super) wait_state: WaitState,
     pub(super) cpu_time: CpuTime,
-    /// [`INTERRUPTED`] and [`SIGNALLED`]: one word, so that a return to user space loads it once.
+    /// [`INTERRUPTED`], [`SIGNALLED`] and [`TIMED`]: one word, so that a return to user space loads it once.
     requests: AtomicU8,
 }
 
@@ -132,7 +134,8 @@ impl Thread {
         requests & INTERRUPTED != 0 || requests & SIGNALLED != 0 && has_signal()
     }
 
-    /// Returns whether the thread must not return to user space before it looked for signals or exited.
+    /// Returns whether the thread must not return to user space before it looked for signals and timers, or
+    /// exited.
     #[inline]
     pub(super) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::Acquire) != 0
@@ -141,6 +144,19 @@ impl Thread {
     /// Returns whether a signal may be deliverable, and clears that. The caller looks for signals then.
     pub fn take_signalled(&self) -> bool {
         self.requests.fetch_and(!SIGNALLED, Ordering::AcqRel) & SIGNALLED != 0
+    }
+
+    /// Returns whether timers of CPU time are armed.
+    pub fn is_timed(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) & TIMED != 0
+    }
+
+    /// Sets whether timers of CPU time are armed.
+    pub fn set_timed(&self, is_timed: bool) {
+        match is_timed {
+            true => self.requests.fetch_or(TIMED, Ordering::Relaxed),
+            false => self.requests.fetch_and(!TIMED, Ordering::Relaxed),
+        };
     }
 
     /// Makes the thread look for signals before it returns to user space.

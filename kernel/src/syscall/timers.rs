@@ -11,8 +11,8 @@ use abi::signal::*;
 
 /// `getitimer`
 pub fn get_interval(call: &SyscallContext<'_>) -> SyscallResult {
-    check_real(call)?;
-    let state = call.process().timers.lock().real().map_or((0, 0), |timer| timer.get());
+    let process = call.process();
+    let state = process.timers.lock().interval(call.int(0))?.map_or((0, 0), |timer| timer.get(process));
     call.memory().write(call.address(1), &timer_val(state)).map(|()| 0)
 }
 
@@ -24,16 +24,9 @@ pub fn set_interval(call: &SyscallContext<'_>) -> SyscallResult {
     };
     let value = new.value.to_nanoseconds().ok_or(Errno::EINVAL)?;
     let interval = new.interval.to_nanoseconds().ok_or(Errno::EINVAL)?;
-    check_real(call)?;
     let process = call.process();
-    let old = process.timers.lock().make_real(process)?.set(process, value, interval, false);
+    let old = process.timers.lock().make_interval(process, call.int(0))?.set(process, value, interval, false);
     call.memory().write_optional(call.address(2), &timer_val(old)).map(|()| 0)
-}
-
-/// # Errors
-/// `EINVAL` for the timers of CPU time, which are not implemented.
-fn check_real(call: &SyscallContext<'_>) -> Result<(), Errno> {
-    if call.int(0) == ITIMER_REAL { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn timer_val((value, interval): (Nanoseconds, Nanoseconds)) -> TimerVal {
@@ -43,13 +36,13 @@ fn timer_val((value, interval): (Nanoseconds, Nanoseconds)) -> TimerVal {
 
 /// `timer_create`
 pub fn create(call: &SyscallContext<'_>) -> SyscallResult {
-    let clock = ClockId::for_sleep(call.int(0))?;
+    let clock = own_clock(call, ClockId::for_timer(call.int(0))?)?;
     let event: Option<SigEvent> = match call.value(1) {
         0 => None,
         _ => Some(call.memory().read(call.address(1))?),
     };
     let target = match event {
-        None => Some((Receiver::Process, Signal::SIGALRM)),
+        None => Some((Receiver::RunningThread, Signal::SIGALRM)),
         Some(event) => receiver(&event)?,
     };
     let process = call.process();
@@ -65,6 +58,19 @@ pub fn create(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(0)
 }
 
+/// Returns the clock of a timer, of CPU time with the id of the thread.
+///
+/// # Errors
+/// `EINVAL` for the CPU time of another process.
+fn own_clock(call: &SyscallContext<'_>, clock: ClockId) -> Result<ClockId, Errno> {
+    match clock {
+        ClockId::ProcessCpu(id) if id != 0 && id != call.process().id() => Err(Errno::EINVAL),
+        ClockId::ThreadCpu(0) => Ok(ClockId::ThreadCpu(call.task.id())),
+        ClockId::ThreadCpu(id) if call.process().thread(id).is_none() => Err(Errno::EINVAL),
+        clock => Ok(clock),
+    }
+}
+
 /// Returns the receiver and the signal of a notification; `None` for no notification.
 ///
 /// # Errors
@@ -72,7 +78,7 @@ pub fn create(call: &SyscallContext<'_>) -> SyscallResult {
 fn receiver(event: &SigEvent) -> Result<Option<(Receiver, Signal)>, Errno> {
     let receiver = match event.notify {
         SIGEV_NONE => return Ok(None),
-        SIGEV_SIGNAL | SIGEV_THREAD => Receiver::Process,
+        SIGEV_SIGNAL | SIGEV_THREAD => Receiver::RunningThread,
         SIGEV_THREAD_ID => Receiver::Thread(event.thread),
         _ => return Err(Errno::EINVAL),
     };
@@ -96,7 +102,8 @@ pub fn set(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `timer_gettime`
 pub fn get(call: &SyscallContext<'_>) -> SyscallResult {
-    let state = call.process().timers.lock().get(call.int(0))?.get();
+    let process = call.process();
+    let state = process.timers.lock().get(call.int(0))?.get(process);
     call.memory().write(call.address(1), &timer_spec(state)).map(|()| 0)
 }
 

@@ -167,6 +167,11 @@ fn directory() -> Vec<Vec<u8>> {
         call(Syscall::TimerDelete, &[number(0)]),
         call(Syscall::SetITimer, &[number(0), address(128), address(64)]),
         call(Syscall::GetITimer, &[number(0), address(64)]),
+        call(Syscall::SetITimer, &[number(2), address(128), address(64)]),
+        call(Syscall::TimerCreate, &[number(2), number(0), address(64)]),
+        call(Syscall::TimerSetTime, &[number(0), number(0), address(128), address(160)]),
+        call(Syscall::TimerGetTime, &[number(0), address(64)]),
+        call(Syscall::TimerDelete, &[number(0)]),
     ]
 }
 

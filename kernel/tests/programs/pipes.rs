@@ -136,3 +136,36 @@ fn timer_that_is_set_again_has_no_pending_signal() {
     timers.clear(&process);
     process.terminate(Termination::Exited(0));
 }
+
+#[test]
+fn threads_compare_cpu_time_while_a_timer_is_armed() {
+    use abi::clock::ClockId;
+    use abi::signal::{SigInfo, Signal};
+    let _kernel = boot();
+    let process = Process::new(space_with_pages(1)).unwrap();
+    let [first, second] = [(); 2].map(|()| thread(&process));
+    assert!(process.add_thread(&first));
+    let notify = |id| {
+        let info = SigInfo::timer(Signal::SIGUSR1, id, 0);
+        Some(timers::Notification { receiver: Receiver::RunningThread, signal: Signal::SIGUSR1, info })
+    };
+    let mut timers = timers::Timers::default();
+    let [cpu, silent, real] = [
+        timers.create(&process, ClockId::ProcessCpu(0), notify),
+        timers.create(&process, ClockId::ProcessCpu(0), |_| None),
+        timers.create(&process, ClockId::Monotonic, notify),
+    ]
+    .map(|id| id.unwrap() as i32);
+    for (id, is_timed) in [(real, false), (silent, false), (cpu, true)] {
+        timers.get(id).unwrap().set(&process, 1 << 40, 0, false);
+        timers.expire_cpu_times(&process);
+        assert_eq!(first.is_timed(), is_timed, "timer {id}");
+    }
+    assert!(process.add_thread(&second));
+    assert!(second.is_timed(), "a new thread");
+    timers.delete(&process, cpu).unwrap();
+    timers.expire_cpu_times(&process);
+    assert!(!first.is_timed() && !second.is_timed());
+    timers.clear(&process);
+    process.terminate(Termination::Exited(0));
+}

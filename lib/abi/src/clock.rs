@@ -39,6 +39,19 @@ impl ClockId {
         }
     }
 
+    /// Whether it is a clock of CPU time.
+    pub fn is_cpu_time(self) -> bool {
+        matches!(self, Self::ProcessCpu(_) | Self::ThreadCpu(_))
+    }
+
+    /// Decodes the clock id of `timer_create`.
+    ///
+    /// # Errors
+    /// As for [`for_sleep`](Self::for_sleep), except for clocks of CPU time.
+    pub fn for_timer(id: i32) -> Result<Self, Errno> {
+        Self::from_id(id).filter(|clock| clock.is_cpu_time()).map_or_else(|| Self::for_sleep(id), Ok)
+    }
+
     /// Decodes the clock id of `clock_nanosleep`.
     ///
     /// # Errors
@@ -91,9 +104,6 @@ pub struct TimerVal {
     /// The time until the next expiration; 0 for none.
     pub value: Timeval,
 }
-
-/// `setitimer`: the real time, which sends SIGALRM.
-pub const ITIMER_REAL: i32 = 0;
 
 /// `struct timezone`, which is unused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -180,6 +190,8 @@ mod tests {
         assert_eq!([1, 7].map(ClockId::for_sleep), [Ok(ClockId::Monotonic); 2]);
         assert_eq!([2, 3, 4, 5, 6].map(ClockId::for_sleep), [Err(Errno::EOPNOTSUPP); 5]);
         assert_eq!([12, !6 << 3 | 6].map(ClockId::for_sleep), [Err(Errno::EINVAL); 2]);
+        assert_eq!([2, 3].map(ClockId::for_timer), [Ok(ClockId::ProcessCpu(0)), Ok(ClockId::ThreadCpu(0))]);
+        assert_eq!([1, 4, 12].map(ClockId::for_timer), [1, 4, 12].map(ClockId::for_sleep));
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "timerfd_counts_expirations" by passes "timer-expirations",
     "timerfd_wakes_waiting_threads" by passes "timer-waits",
     "timerfd_errors_match_linux" by passes "timer-errors",
+    "timers_of_cpu_time_expire_with_the_time_of_threads" by passes "cpu-time-timers",
+    "ignored_signal_of_a_timer_is_sent_later" by passes "ignored-timers",
     "interval_timer_sends_signals" by passes "interval-timers",
     "posix_timers_send_signals_and_count_overruns" by passes "posix-timers",
     "posix_timer_errors_match_linux" by passes "posix-timer-errors",

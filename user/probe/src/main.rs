@@ -163,6 +163,8 @@ const PROBES: &[Probe] = &[
     ("timer-errors", Expectation::Pass, timers::errors),
     ("interval-timers", Expectation::Pass, signal_timers::interval),
     ("posix-timers", Expectation::Pass, signal_timers::posix),
+    ("cpu-time-timers", Expectation::Pass, signal_timers::cpu_time),
+    ("ignored-timers", Expectation::Pass, signal_timers::ignored),
     ("posix-timer-errors", Expectation::Pass, signal_timers::errors),
     ("signal-files", Expectation::Pass, signal_timers::signal_files),
     ("vdso", Expectation::Pass, vdso::times),
@@ -307,7 +309,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 101] = [
+        let portable: [fn(&[String]) -> ProbeResult; 103] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -398,6 +400,8 @@ mod tests {
             signal_timers::interval,
             signal_timers::posix,
             signal_timers::errors,
+            signal_timers::cpu_time,
+            signal_timers::ignored,
             signal_timers::signal_files,
             vdso::times,
             system::limits,

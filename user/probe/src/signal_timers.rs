@@ -173,6 +173,87 @@ pub fn posix(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
+/// Runs until `ends`, for at most 5 s.
+fn busy(ends: impl Fn() -> bool) -> ProbeResult {
+    let started = Instant::now();
+    while !ends() {
+        ensure(started.elapsed() < Duration::from_secs(5), || "no signal in 5 s".into())?;
+    }
+    Ok(())
+}
+
+fn cpu_clock(clock: i32) -> i64 {
+    let mut now = [0i64; 2];
+    call(libc::SYS_clock_gettime, [clock as u64, address(&mut now), 0, 0, 0, 0]);
+    now[0] * SECOND + now[1]
+}
+
+static PROFILED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn count_profile(_: i32) {
+    PROFILED.fetch_add(1, SeqCst);
+}
+
+/// Timers of CPU time expire after the process or the thread has run for their time, and not while it sleeps.
+pub fn cpu_time(_: &[String]) -> ProbeResult {
+    const SIGNAL: i32 = libc::SIGUSR2;
+    let handler: extern "C" fn(i32) = count_profile;
+    for (which, signal) in [(1, libc::SIGVTALRM), (2, libc::SIGPROF)] {
+        // SAFETY: the handler only counts.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+        PROFILED.store(0, SeqCst);
+        let started = cpu_clock(libc::CLOCK_PROCESS_CPUTIME_ID);
+        expect("setitimer", set_interval(which, 20_000, 30_000).0, 0)?;
+        busy(|| PROFILED.load(SeqCst) >= 3)?;
+        let used = cpu_clock(libc::CLOCK_PROCESS_CPUTIME_ID) - started;
+        let (_, old) = set_interval(which, 0, 0);
+        ensure(used >= 60 * MS, || format!("three signals of timer {which} after {used} ns"))?;
+        ensure(old[..2] == [0, 20_000] && old[2] == 0, || format!("the timer was {old:?}"))?;
+    }
+    block(SIGNAL);
+    for clock in [libc::CLOCK_PROCESS_CPUTIME_ID, libc::CLOCK_THREAD_CPUTIME_ID] {
+        let (result, id) = create(clock, event(SIGNAL, libc::SIGEV_THREAD_ID));
+        expect("timer_create", result, 0)?;
+        let started = cpu_clock(clock);
+        expect("timer_settime", set(id, 0, [30 * MS, 30 * MS]), 0)?;
+        let left = remaining(id);
+        ensure((1..=30 * MS).contains(&left), || format!("{left} ns left of 30 ms"))?;
+        if clock == libc::CLOCK_THREAD_CPUTIME_ID {
+            thread::sleep(Duration::from_millis(60));
+            expect("a signal while the thread slept", wait(SIGNAL, 0).unwrap_or_default()[0], 0)?;
+        }
+        busy(|| cpu_clock(clock) - started >= 100 * MS)?;
+        let seen = wait(SIGNAL, 0).map_err(os_error)?;
+        let fields = seen[0] == SI_TIMER.into() && seen[1] == id.into() && seen[2] >= 2;
+        ensure(fields, || format!("the signal of clock {clock}: {seen:?}"))?;
+        expect("an absolute time", set(id, libc::TIMER_ABSTIME, [0, 1]), 0)?;
+        busy(|| wait(SIGNAL, 0).is_ok())?;
+        expect("timer_delete", on_timer(libc::SYS_timer_delete, id), 0)?;
+    }
+    let other = !0x07ff_ffff << 3 | 2;
+    expect("the clock of no process", create(other, event(0, libc::SIGEV_NONE)).0, EINVAL)
+}
+
+/// A signal of a timer that was ignored is sent when it is not ignored any more, with all expirations.
+pub fn ignored(_: &[String]) -> ProbeResult {
+    const SIGNAL: i32 = libc::SIGIO;
+    block(SIGNAL);
+    let handler: extern "C" fn(i32) = count_profile;
+    let (_, id) = create(libc::CLOCK_MONOTONIC, event(SIGNAL, libc::SIGEV_THREAD_ID));
+    set(id, 0, [10 * MS, 10 * MS]);
+    thread::sleep(Duration::from_millis(30));
+    // SAFETY: ignored, then counted by the handler.
+    unsafe { libc::signal(SIGNAL, libc::SIG_IGN) };
+    thread::sleep(Duration::from_millis(30));
+    let ignored = wait(SIGNAL, 0);
+    // SAFETY: as above.
+    unsafe { libc::signal(SIGNAL, handler as libc::sighandler_t) };
+    let seen = wait(SIGNAL, 900);
+    on_timer(libc::SYS_timer_delete, id);
+    ensure(ignored.is_err(), || format!("ignored: {ignored:?}"))?;
+    ensure(seen.is_ok_and(|seen| seen[1] == id.into()), || format!("{seen:?}"))
+}
+
 /// Unknown clocks, notifications, signals, timers and times are rejected.
 pub fn errors(_: &[String]) -> ProbeResult {
     let to_thread = libc::SIGEV_THREAD_ID;

@@ -1494,4 +1494,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "vma.clone()",
         oracle: Oracle::ProcessTest("locks_are_populated_and_not_inherited"),
     },
+    SourceMutant {
+        name: "new thread does not compare CPU time with timers",
+        file: "kernel/src/process/process.rs",
+        item: "add_thread",
+        from: "thread.set_timed(self.is_timed.load(Ordering::Relaxed));",
+        to: "",
+        oracle: Oracle::ProcessTest("threads_compare_cpu_time_while_a_timer_is_armed"),
+    },
 ];
