@@ -1,6 +1,7 @@
 //! Execution of another program in a process (`execve`).
 
 use super::fork::new_thread;
+use super::futex::Futexes;
 use super::loader::{self, LoadedProgram};
 use super::task::Task;
 use super::tree;
@@ -27,12 +28,13 @@ pub fn exec(task: &Task, request: &ExecRequest<'_>) -> Result<(), Errno> {
     let process = task.process();
     let LoadedProgram { space, frame, info, name } =
         loader::load_program(request).map_err(|error| error.errno())?;
-    let successor = Task::new(process.id(), process.clone(), space.clone(), UserVa::new(0));
+    let successor =
+        Task::new(process.id(), process.clone(), (space.clone(), Futexes::new()?), UserVa::new(0));
     successor.inherit_mask(task);
     successor.set_name(name);
     let thread = new_thread(successor, frame)?;
     let current = sched::current();
-    if let Err(error) = process.reserve_thread().and_then(|()| process.end_other_threads(&current)) {
+    if let Err(error) = process.reserve_thread(&thread).and_then(|()| process.end_other_threads(&current)) {
         sched::discard(thread);
         return Err(error);
     }

@@ -1,5 +1,6 @@
 //! New processes: copies of a process (`fork`), or of all but its address space (`vfork`).
 
+use super::futex::Futexes;
 use super::pidfd::PidFd;
 use super::process::Process;
 use super::return_to_user::enter_user;
@@ -96,7 +97,8 @@ fn start(
     if flags.contains(CloneFlags::PARENT_SETTID) {
         parent.memory().write(request.parent_tid, &id)?;
     }
-    let task = Task::new(id, process.clone(), space, request.thread_pointer());
+    let futexes = if flags.contains(CloneFlags::VM) { parent.futexes().clone() } else { Futexes::new()? };
+    let task = Task::new(id, process.clone(), (space, futexes), request.thread_pointer());
     task.inherit(parent);
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(request.child_tid);

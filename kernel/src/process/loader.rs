@@ -2,6 +2,7 @@
 
 use super::exec::ExecRequest;
 use super::fork::{new_thread, run_first_thread};
+use super::futex::Futexes;
 use super::process::{Process, ProgramInfo};
 use super::random;
 use super::task::Task;
@@ -347,7 +348,8 @@ fn start_process(program: LoadedProgram, files: &[Arc<OpenFile>]) -> Result<Arc<
     for file in files {
         fs::insert(&process.files, file.clone(), false, 0)?;
     }
-    let task = Task::new(process.id(), process.clone(), program.space, UserVa::new(0));
+    let space = (program.space, Futexes::new()?);
+    let task = Task::new(process.id(), process.clone(), space, UserVa::new(0));
     task.set_name(program.name);
     let thread = new_thread(task, program.frame)?;
     run_first_thread(&process, thread, tree::add_root(&process))?;

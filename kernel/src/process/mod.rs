@@ -18,6 +18,7 @@ mod fork;
 pub mod futex;
 mod init;
 mod loader;
+mod pi_futex;
 mod pidfd;
 #[expect(clippy::module_inception, reason = "the type after which the module is named")]
 mod process;
@@ -39,7 +40,7 @@ pub use pidfd::PidFd;
 pub use process::{FILES_MAX, Process, ProgramInfo, Termination};
 pub use return_to_user::{before_return, enter_user};
 pub use signalfd::SignalFd;
-pub use task::{Task, last_id, next_id};
+pub use task::{SchedulingPolicy, Task, last_id, next_id};
 pub use tree::all;
 
 use abi::process::{UtsName, uts_text};

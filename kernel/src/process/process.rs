@@ -1,7 +1,6 @@
 //! Processes: address space, file descriptors, threads, and termination.
 
 use super::STACK_BYTES;
-use super::futex::Futexes;
 use super::signals::ProcessSignals;
 use super::task::{self, Task};
 use super::timers::Timers;
@@ -68,8 +67,6 @@ pub struct Process {
     space: SpinLock<Option<Arc<AddressSpace>>>,
     pub files: FileTable,
     pub fs: FsContext,
-    /// The threads that wait on futexes.
-    pub futexes: Futexes,
     pub signals: SpinLock<ProcessSignals>,
     pub timers: SpinLock<Timers>,
     /// Its program; `None` once the process has released its resources.
@@ -124,7 +121,6 @@ impl Process {
             space: SpinLock::new(Some(space)),
             files: Mutex::new(files),
             fs,
-            futexes: Futexes::new(),
             signals: SpinLock::new(signals),
             timers: SpinLock::new(Timers::default()),
             program: SpinLock::new(None),
@@ -205,8 +201,7 @@ impl Process {
         let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize
             && !self.is_terminating()
             && !self.is_executing.load(Ordering::Relaxed);
-        let has_room =
-            || !debug::fail_point(FailPoint::Heap) && self.futexes.reserve(threads.len() + 1).is_ok();
+        let has_room = || !debug::fail_point(FailPoint::Heap) && reserve_futexes(thread).is_ok();
         let added = may && has_room();
         if added {
             thread.set_timed(self.is_timed.load(Ordering::Relaxed));
@@ -296,6 +291,9 @@ impl Process {
             self.exited_cpu_time.fetch_add(sched::cpu_time(thread), Ordering::Relaxed);
             threads.len()
         };
+        if let Some(task) = Task::of(thread) {
+            task.futexes().release();
+        }
         self.thread_exits.wake_all();
         if left == 0 {
             *self.name.lock() = Task::of(thread).map(Task::name).unwrap_or_default();
@@ -342,15 +340,14 @@ impl Process {
         self.space.lock().replace(space)
     }
 
-    /// Reserves memory for one more thread than there are, so that [`replace_program`](Self::replace_program)
-    /// does not allocate.
+    /// Reserves memory for `thread`, which is one more than there are, so that
+    /// [`replace_program`](Self::replace_program) does not allocate.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn reserve_thread(&self) -> Result<(), Errno> {
-        let mut threads = self.threads.lock();
-        threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.futexes.reserve(threads.len() + 1).map_err(|_| Errno::ENOMEM)
+    pub(super) fn reserve_thread(&self, thread: &Thread) -> Result<(), Errno> {
+        self.threads.lock().try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        reserve_futexes(thread)
     }
 
     /// Records that the process has left the address space that it shared with its parent.
@@ -405,4 +402,12 @@ impl Process {
         self.is_released.store(true, Ordering::Release);
         self.exit_waiters.wake_all();
     }
+}
+
+/// Reserves memory for the waits of `thread`.
+///
+/// # Errors
+/// `ENOMEM`.
+fn reserve_futexes(thread: &Thread) -> Result<(), Errno> {
+    Task::of(thread).map_or(Ok(()), |task| task.futexes().reserve().map_err(|_| Errno::ENOMEM))
 }

@@ -61,9 +61,17 @@ pub enum Receiver {
 pub struct Restart {
     /// The first argument, whose register has the result.
     pub argument: u64,
-    /// Restarted after a handler with `SA_RESTART` too; otherwise only if no handler is called, as when
-    /// another thread took the signal.
-    pub after_handler: bool,
+    pub after_handler: AfterHandler,
+}
+
+/// Whether a system call is executed again after a handler. If no handler is called, as when another thread
+/// took the signal, it always is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AfterHandler {
+    Never,
+    /// After one with `SA_RESTART`.
+    OnRequest,
+    Always,
 }
 
 /// Sends `signal` to `receiver`; `None` checks only whether it exists.
@@ -216,7 +224,11 @@ pub fn deliver_all(task: &Task, frame: &mut UserFrame, mut restart: Option<Resta
             }
             Delivery::Call { action, mask: during } => {
                 let restarts = action.flags & SA_RESTART != 0;
-                let interrupted = restart.take().filter(|call| restarts && call.after_handler);
+                let interrupted = restart.take().filter(|call| match call.after_handler {
+                    AfterHandler::Never => false,
+                    AfterHandler::OnRequest => restarts,
+                    AfterHandler::Always => true,
+                });
                 interrupted.into_iter().for_each(|call| restart_call(frame, call));
                 let after = task.take_suspended_mask().unwrap_or(mask);
                 if call_handler(task, frame, signal, info, &action, after).is_err() {

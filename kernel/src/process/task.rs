@@ -1,5 +1,6 @@
 //! The user-space state of a thread.
 
+use super::futex::Futexes;
 use super::process::Process;
 use super::signals;
 use crate::fs::Caller;
@@ -8,13 +9,13 @@ use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
-use abi::process::ThreadName;
+use abi::process::{SCHED_RESET_ON_FORK, ThreadName};
 use abi::signal::{SignalSet, StackT, blockable};
 use addr::UserVa;
 use alloc::sync::Arc;
 use arch::context::FpState;
 use core::any::Any;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use program::{FutexMemory, PendingSignals};
 
 /// The next process or thread id; both share a number space.
@@ -35,11 +36,22 @@ pub fn last_id() -> u32 {
     NEXT_ID.load(Ordering::Relaxed) - 1
 }
 
+/// A scheduling policy (`SCHED_*`) and its priority.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SchedulingPolicy {
+    pub policy: u32,
+    pub priority: u32,
+}
+
 /// The user-space state of a thread of a process.
 pub struct Task {
     id: u32,
     process: Arc<Process>,
     space: Arc<AddressSpace>,
+    /// The threads that wait on futexes in the address space.
+    futexes: Arc<Futexes>,
+    /// Locks with priority inheritance were passed on: the thread exits. Changed with the waiters locked.
+    owns_no_futexes: AtomicBool,
     registers: SpinLock<TaskRegisters>,
     /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
@@ -55,6 +67,7 @@ pub struct Task {
     suspended_mask: SpinLock<Option<SignalSet>>,
     pub signal_stack: SpinLock<StackT>,
     name: SpinLock<ThreadName>,
+    policy: SpinLock<SchedulingPolicy>,
     /// The thread that continues the process in another program, after this one has exited (`execve`).
     successor: SpinLock<Option<Arc<Thread>>>,
 }
@@ -66,12 +79,20 @@ struct TaskRegisters {
 }
 
 impl Task {
-    /// Creates thread `id` of `process`, which runs in `space` and whose TLS is at `thread_pointer`.
-    pub fn new(id: u32, process: Arc<Process>, space: Arc<AddressSpace>, thread_pointer: UserVa) -> Self {
+    /// Creates thread `id` of `process`, which runs in `space`, to which `futexes` belong, and whose TLS is
+    /// at `thread_pointer`.
+    pub fn new(
+        id: u32,
+        process: Arc<Process>,
+        (space, futexes): (Arc<AddressSpace>, Arc<Futexes>),
+        thread_pointer: UserVa,
+    ) -> Self {
         Self {
             id,
             process,
             space,
+            futexes,
+            owns_no_futexes: AtomicBool::new(false),
             registers: SpinLock::new(TaskRegisters { fp: FpState::new(), thread_pointer }),
             clear_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
@@ -82,16 +103,31 @@ impl Task {
             suspended_mask: SpinLock::new(None),
             signal_stack: SpinLock::new(StackT::default()),
             name: SpinLock::new(ThreadName::default()),
+            policy: SpinLock::new(SchedulingPolicy::default()),
             successor: SpinLock::new(None),
         }
     }
 
-    /// Copies the FP state, the signal mask and the name of the running thread, `parent`, which creates this
-    /// one.
+    /// Copies the FP state, the signal mask, the name and the scheduling policy of the running thread,
+    /// `parent`, which creates this one.
     pub fn inherit(&self, parent: &Self) {
         self.registers.lock().fp.save();
         self.inherit_mask(parent);
         self.set_name(parent.name());
+        let policy = parent.scheduling_policy();
+        if policy.policy & SCHED_RESET_ON_FORK == 0 {
+            self.set_scheduling_policy(policy);
+        }
+    }
+
+    /// Returns the scheduling policy that the program has set.
+    pub fn scheduling_policy(&self) -> SchedulingPolicy {
+        *self.policy.lock()
+    }
+
+    /// Records a scheduling policy, which has no effect.
+    pub fn set_scheduling_policy(&self, policy: SchedulingPolicy) {
+        *self.policy.lock() = policy;
     }
 
     /// Returns the name: that of the program's file until the program sets another.
@@ -145,6 +181,21 @@ impl Task {
     /// Returns the address space.
     pub fn space(&self) -> &Arc<AddressSpace> {
         &self.space
+    }
+
+    /// Returns the waiters on futexes in the address space.
+    pub fn futexes(&self) -> &Arc<Futexes> {
+        &self.futexes
+    }
+
+    /// Whether the thread cannot own locks with priority inheritance any more.
+    pub(super) fn owns_no_futexes(&self) -> bool {
+        self.owns_no_futexes.load(Ordering::Relaxed)
+    }
+
+    /// Sets that the thread cannot own locks with priority inheritance any more.
+    pub(super) fn set_owns_no_futexes(&self) {
+        self.owns_no_futexes.store(true, Ordering::Relaxed);
     }
 
     /// Returns the running thread as the caller of file operations.
@@ -247,12 +298,13 @@ impl Task {
         self.exit_status.load(Ordering::Relaxed)
     }
 
-    /// Releases the robust futexes that the thread holds.
+    /// Releases the robust futexes that the thread holds, and passes on its locks with priority inheritance.
     pub fn release_robust_futexes(&self) {
         let head = self.robust_list();
         if head.raw() != 0 {
             program::release_robust_list(&mut TaskMemory(self), head, self.id);
         }
+        self.futexes.owner_exits(self.memory(), self);
     }
 
     /// Zeroes the word of `set_tid_address` and wakes its futex, for `pthread_join`.
@@ -260,7 +312,7 @@ impl Task {
         let at = UserVa::new(self.clear_tid.swap(0, Ordering::Relaxed));
         if at.raw() != 0 && self.memory().write(at, &0u32).is_ok() {
             // Ignored, as on Linux: the program chose the address.
-            let _ = self.process.futexes.wake(at, 1, u32::MAX);
+            let _ = self.futexes.wake(at, 1, u32::MAX);
         }
     }
 }
@@ -280,7 +332,7 @@ impl FutexMemory for TaskMemory<'_> {
     }
     fn wake_one(&mut self, at: UserVa) {
         // The address is aligned and in user memory, by the access before.
-        let _ = self.0.process.futexes.wake(at, 1, u32::MAX);
+        let _ = self.0.futexes.wake(at, 1, u32::MAX);
     }
 }
 

@@ -11,6 +11,7 @@ mod memory_locks;
 mod paths;
 mod poll;
 mod process;
+mod scheduling;
 mod signals;
 mod sockets;
 mod threads;
@@ -19,7 +20,7 @@ mod timers;
 
 use crate::fs::OpenFile;
 use crate::memory::heap;
-use crate::process::signals::Restart;
+use crate::process::signals::{AfterHandler, Restart};
 use crate::process::{Process, Task};
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
@@ -122,12 +123,15 @@ pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
 fn restart(syscall: Syscall, call: &SyscallContext<'_>) -> Option<Restart> {
     use Syscall::*;
     let after_handler = match syscall {
-        Read | ReadV | PRead64 | Write | WriteV | SendTo | RecvFrom | Ioctl | Wait4 | WaitId => true,
+        Futex if threads::is_lock(call) => AfterHandler::Always,
+        Read | ReadV | PRead64 | Write | WriteV | SendTo | RecvFrom | Ioctl | Wait4 | WaitId => {
+            AfterHandler::OnRequest
+        }
         // A relative timeout would start again.
-        Futex if call.value(3) == 0 => true,
-        RtSigSuspend => false,
-        PPoll if call.value(2) == 0 => false,
-        PSelect6 if call.value(4) == 0 => false,
+        Futex if call.value(3) == 0 => AfterHandler::OnRequest,
+        RtSigSuspend => AfterHandler::Never,
+        PPoll if call.value(2) == 0 => AfterHandler::Never,
+        PSelect6 if call.value(4) == 0 => AfterHandler::Never,
         _ => return None,
     };
     Some(Restart { argument: call.value(0), after_handler })
@@ -265,6 +269,13 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::ClockNanoSleep => time::clock_nano_sleep(call),
         Syscall::SchedGetAffinity => threads::get_affinity(call),
         Syscall::SchedSetAffinity => threads::set_affinity(call),
+        Syscall::SchedSetParam => scheduling::set_priority(call),
+        Syscall::SchedSetScheduler => scheduling::set_policy(call),
+        Syscall::SchedGetScheduler => scheduling::policy(call),
+        Syscall::SchedGetParam => scheduling::priority(call),
+        Syscall::SchedGetPriorityMax => scheduling::priority_limit(call, true),
+        Syscall::SchedGetPriorityMin => scheduling::priority_limit(call, false),
+        Syscall::SchedRrGetInterval => scheduling::interval(call),
         Syscall::SchedYield => threads::yield_now(),
         Syscall::Kill => signals::kill(call),
         Syscall::TKill | Syscall::TgKill => signals::kill_thread(syscall, call),

@@ -2,12 +2,12 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::process::{self, CloneRequest, Task, tree};
-use crate::sched::{self, Thread};
+use crate::sched::{self, Nanoseconds, Thread};
 use abi::Errno;
 use abi::futex::*;
 use abi::process::{CSIGNAL, CloneArgs, CloneFlags};
 use abi::signal::Signal;
-use addr::{PAGE_SIZE, UserVa};
+use addr::{Address, PAGE_SIZE, UserVa};
 use alloc::sync::Arc;
 use arch::exception::UserFrame;
 use zerocopy::IntoBytes;
@@ -115,8 +115,9 @@ fn create(call: &SyscallContext<'_>, frame: &UserFrame, request: &CloneRequest) 
 
 fn create_thread(call: &SyscallContext<'_>, frame: &UserFrame, request: &CloneRequest) -> SyscallResult {
     let (id, flags) = (process::next_id(), request.flags);
-    let (process, space) = (call.process(), call.task.space());
-    let task = Task::new(id, process.clone(), space.clone(), request.thread_pointer());
+    let process = call.process();
+    let space = (call.task.space().clone(), call.task.futexes().clone());
+    let task = Task::new(id, process.clone(), space, request.thread_pointer());
     task.inherit(call.task);
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(request.child_tid);
@@ -201,7 +202,7 @@ fn check_thread(call: &SyscallContext<'_>) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `ESRCH`, `ENOMEM`.
-fn find_thread(call: &SyscallContext<'_>, id: u32) -> Result<Arc<Thread>, Errno> {
+pub(super) fn find_thread(call: &SyscallContext<'_>, id: u32) -> Result<Arc<Thread>, Errno> {
     let id = if id == 0 { call.task.id() } else { id };
     if let Some(thread) = call.process().thread(id) {
         return Ok(thread);
@@ -210,22 +211,70 @@ fn find_thread(call: &SyscallContext<'_>, id: u32) -> Result<Arc<Thread>, Errno>
 }
 
 pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
-    let (at, operation, value) = (call.address(0), call.value(1) as u32, call.value(2) as u32);
-    let (memory, futexes) = (call.memory(), &call.process().futexes);
+    match call.value(1) as u32 {
+        operation if operation & (FUTEX_ROBUST_UNLOCK | FUTEX_ROBUST_LIST32) == 0 => operate(call, operation),
+        operation => unlock_robust(call, operation),
+    }
+}
+
+/// Unlocks the word and clears the pending entry of the robust list, whose address is argument 4, before the
+/// wake of `operation`. A thread that exits in between would leave a lock without an owner otherwise.
+///
+/// # Errors
+/// `ENOSYS` for an operation that does not unlock; those of the operation.
+fn unlock_robust(call: &SyscallContext<'_>, operation: u32) -> SyscallResult {
+    let base = operation & !(FUTEX_ROBUST_UNLOCK | FUTEX_ROBUST_LIST32);
+    let (memory, at, pending) = (call.memory(), call.address(0), call.address(4));
+    let clear = || match operation & FUTEX_ROBUST_LIST32 {
+        0 => memory.write(pending, &0u64),
+        _ => memory.write(pending, &0u32),
+    };
+    match base & !FUTEX_PRIVATE_FLAG {
+        _ if operation & FUTEX_ROBUST_UNLOCK == 0 => Err(Errno::ENOSYS),
+        FUTEX_WAKE | FUTEX_WAKE_BITSET => {
+            if !at.is_aligned(4) {
+                return Err(Errno::EINVAL);
+            }
+            let mut word = memory.load_u32(at)?;
+            loop {
+                match memory.compare_exchange_u32(at, word, 0)? {
+                    old if old == word => break,
+                    other => word = other,
+                }
+            }
+            clear()?;
+            operate(call, base)
+        }
+        FUTEX_UNLOCK_PI => {
+            let unlocked = operate(call, base)?;
+            clear().map(|()| unlocked)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn operate(call: &SyscallContext<'_>, operation: u32) -> SyscallResult {
+    let (at, value) = (call.address(0), call.value(2) as u32);
+    let (memory, futexes) = (call.memory(), call.task.futexes());
     // The counts are of type int. Linux wakes at least one waiter.
     let wakes = |n: u32| usize::try_from(n as i32).unwrap_or(0).max(1);
     let count = |n: u32| usize::try_from(n as i32).map_err(|_| Errno::EINVAL);
+    let find = |id: u32| if id == 0 { None } else { find_thread(call, id).ok() };
     let is_realtime = operation & FUTEX_CLOCK_REALTIME != 0;
     match operation & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME) {
-        command if is_realtime && command != FUTEX_WAIT_BITSET => Err(Errno::ENOSYS),
+        command
+            if is_realtime
+                && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI | FUTEX_LOCK_PI2) =>
+        {
+            Err(Errno::ENOSYS)
+        }
         FUTEX_WAIT => {
             let deadline = call.timeout(3)?.map(|wait| sched::time::now().saturating_add(wait));
             futexes.wait(memory, at, value, FUTEX_BITSET_MATCH_ANY, deadline).map(|()| 0)
         }
         // An absolute time.
         FUTEX_WAIT_BITSET => {
-            let to_monotonic = |at| if is_realtime { sched::time::from_realtime(at) } else { at };
-            let deadline = call.timeout(3)?.map(to_monotonic);
+            let deadline = deadline(call, is_realtime)?;
             futexes.wait(memory, at, value, call.value(5) as u32, deadline).map(|()| 0)
         }
         FUTEX_WAKE => futexes.wake(at, wakes(value), FUTEX_BITSET_MATCH_ANY).map(|count| count as u64),
@@ -235,6 +284,37 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
             let (wake, moved) = ((at, count(value)?), (call.address(4), count(call.value(3) as u32)?));
             futexes.requeue(memory, wake, moved, expected).map(|count| count as u64)
         }
+        command @ (FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_TRYLOCK_PI) => {
+            let is_try = command == FUTEX_TRYLOCK_PI;
+            let deadline =
+                if is_try { None } else { deadline(call, is_realtime || command == FUTEX_LOCK_PI)? };
+            futexes.lock_pi(memory, at, call.task.id(), (deadline, is_try), &find).map(|()| 0)
+        }
+        FUTEX_UNLOCK_PI => futexes.unlock_pi(memory, at, call.task.id()).map(|()| 0),
+        FUTEX_WAIT_REQUEUE_PI => {
+            let deadline = deadline(call, is_realtime)?;
+            futexes.wait_requeue_pi(memory, (at, value), call.address(4), deadline).map(|()| 0)
+        }
+        FUTEX_CMP_REQUEUE_PI => {
+            let moved = count(call.value(3) as u32)?;
+            if count(value)? != 1 {
+                return Err(Errno::EINVAL);
+            }
+            let from = (at, call.value(5) as u32);
+            futexes.requeue_pi(memory, from, (call.address(4), moved), &find).map(|count| count as u64)
+        }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// Reads the absolute timeout of a futex operation, on the real-time or the monotonic clock.
+fn deadline(call: &SyscallContext<'_>, is_realtime: bool) -> Result<Option<Nanoseconds>, Errno> {
+    let to_monotonic = |at| if is_realtime { sched::time::from_realtime(at) } else { at };
+    Ok(call.timeout(3)?.map(to_monotonic))
+}
+
+/// Whether a futex operation takes a lock with priority inheritance.
+pub fn is_lock(call: &SyscallContext<'_>) -> bool {
+    let command = call.value(1) as u32 & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
+    matches!(command, FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI)
 }

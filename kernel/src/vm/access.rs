@@ -143,6 +143,13 @@ impl<'a> UserMemory<'a> {
         user_copy::load_u32(from).ok()
     }
 
+    /// As [`compare_exchange_u32`](Self::compare_exchange_u32), once. `None` if the page is not mapped for
+    /// writing. Handles no page fault, so a lock may be held.
+    pub fn try_compare_exchange_u32(&self, at: UserVa, expected: u32, new: u32) -> Option<CompareExchange> {
+        self.check(at, 4).ok()?;
+        user_copy::compare_exchange_u32(at, expected, new).ok()
+    }
+
     /// Replaces the aligned word at `at` by `new` if it is `expected`, atomically towards the program.
     /// Returns the old word.
     pub fn compare_exchange_u32(&self, at: UserVa, expected: u32, new: u32) -> Result<u32, Errno> {

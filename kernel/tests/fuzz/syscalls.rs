@@ -14,6 +14,7 @@ use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SYNC_IOC_SET_DEADLINE};
 use abi::terminal::*;
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
+use kernel::process::futex::Futexes;
 use kernel::process::{Process, Task};
 use kernel::syscall::dispatch;
 use kernel::vm::access::UserMemory;
@@ -152,7 +153,8 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     // SAFETY: uninstalled below, before the drop of the process.
     unsafe { space.install() };
     UserMemory::new(&space).write_bytes(UserVa::new(MEMORY), &page).unwrap();
-    let task = Arc::new(Task::new(1, Process::new(space.clone()).unwrap(), space, UserVa::new(0)));
+    let process = Process::new(space.clone()).unwrap();
+    let task = Arc::new(Task::new(1, process, (space, Futexes::new().unwrap()), UserVa::new(0)));
     let (mut trace, mut results) = (String::new(), [0; 4]);
     for (index, call) in calls.chunks_exact(CALL).take(MAX_CALLS).enumerate() {
         let known = Syscall::ALL[usize::from(call[0]) % Syscall::ALL.len()];

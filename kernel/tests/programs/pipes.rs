@@ -9,6 +9,7 @@ use kernel::fs::pipe::Pipe;
 use kernel::fs::pipe::socket::Socket;
 use kernel::fs::readiness::Watcher;
 use kernel::fs::{Caller, File, FileTable};
+use kernel::process::futex::Futexes;
 use kernel::process::signals::{self, Receiver};
 use kernel::process::{PidFd, Process, Task, Termination, new_thread, next_id, timers};
 use kernel::sched;
@@ -76,7 +77,8 @@ fn half_that_was_shut_down_is_at_its_end() {
 }
 
 fn thread(process: &Arc<Process>) -> Arc<sched::Thread> {
-    let task = Task::new(next_id(), process.clone(), process.space().unwrap(), BASE);
+    let space = (process.space().unwrap(), Futexes::new().unwrap());
+    let task = Task::new(next_id(), process.clone(), space, BASE);
     let frame = arch::exception::UserFrame::program(BASE, BASE);
     new_thread(task, frame).unwrap()
 }

@@ -5,7 +5,8 @@ use abi::Errno;
 use abi::signal::*;
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
-use kernel::process::signals::{self, Receiver, Restart};
+use kernel::process::futex::Futexes;
+use kernel::process::signals::{self, AfterHandler, Receiver, Restart};
 use kernel::process::{Process, Task, Termination, new_thread, next_id};
 use kernel::sched::{Thread, UserThread};
 use kernel::vm::access::UserMemory;
@@ -74,7 +75,8 @@ impl SignalledProgram {
 
 fn task(process: &Arc<Process>) -> Task {
     let id = next_id();
-    Task::new(id, process.clone(), process.space().unwrap(), UserVa::new(0))
+    let space = (process.space().unwrap(), Futexes::new().unwrap());
+    Task::new(id, process.clone(), space, UserVa::new(0))
 }
 
 #[test]
@@ -204,9 +206,12 @@ fn disarmed_alternate_stack_is_armed_by_the_return() {
 #[test]
 fn interrupted_call_is_restarted_only_if_handler_and_call_permit() {
     let _kernel = boot();
-    for (flags, after_handler, restarts) in
-        [(SA_RESTART, true, true), (SA_RESTART, false, false), (0, true, false)]
-    {
+    for (flags, after_handler, restarts) in [
+        (SA_RESTART, AfterHandler::OnRequest, true),
+        (SA_RESTART, AfterHandler::Never, false),
+        (0, AfterHandler::OnRequest, false),
+        (0, AfterHandler::Always, true),
+    ] {
         let mut program = SignalledProgram::new();
         program.handle(Signal::SIGUSR1, flags);
         program.send(Receiver::Process, Signal::SIGUSR1).unwrap();
@@ -214,11 +219,11 @@ fn interrupted_call_is_restarted_only_if_handler_and_call_permit() {
         signals::deliver_all(Task::of(&program.thread).unwrap(), &mut program.frame, restart);
         program.sigreturn().unwrap();
         let expected = if restarts { (42, PC - 4) } else { (100, PC) };
-        assert_eq!((program.frame.x()[0], program.frame.elr()), expected, "{flags:#x} {after_handler}");
+        assert_eq!((program.frame.x()[0], program.frame.elr()), expected, "{flags:#x} {after_handler:?}");
     }
     // Without a handler, as after another thread took the signal.
     let mut program = SignalledProgram::new();
-    let restart = Some(Restart { argument: 42, after_handler: false });
+    let restart = Some(Restart { argument: 42, after_handler: AfterHandler::Never });
     signals::deliver_all(Task::of(&program.thread).unwrap(), &mut program.frame, restart);
     assert_eq!((program.frame.x()[0], program.frame.elr()), (42, PC - 4));
 }

@@ -179,7 +179,7 @@ fn futex_requeue_compares_under_the_lock() {
     static WORDS: [AtomicU32; 2] = [AtomicU32::new(1), AtomicU32::new(2)];
     let _kernel = boot();
     let space = space_with_pages(1);
-    let (memory, futexes) = (UserMemory::new(&space), Futexes::new());
+    let (memory, futexes) = (UserMemory::new(&space), Futexes::new().unwrap());
     // The word changes from 1 to 2 after the first load, which populates the page.
     arch::fake::map_user_memory(|_, _| {
         let word = &WORDS[LOADS.fetch_add(1, Relaxed).min(1) as usize];

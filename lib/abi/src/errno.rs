@@ -55,6 +55,7 @@ errors! {
     EROFS = 30 "read-only file system",
     EPIPE = 32 "broken pipe",
     ERANGE = 34 "numerical result out of range",
+    EDEADLK = 35 "resource deadlock avoided",
     ENAMETOOLONG = 36 "file name too long",
     ENOSYS = 38 "function not implemented",
     ENOTEMPTY = 39 "directory not empty",

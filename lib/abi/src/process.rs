@@ -137,6 +137,28 @@ pub struct RLimit {
     pub maximum: u64,
 }
 
+/// Scheduling policy: time sharing.
+pub const SCHED_OTHER: u32 = 0;
+/// Scheduling policy: real time without a time slice.
+pub const SCHED_FIFO: u32 = 1;
+/// Scheduling policy: real time, round robin.
+pub const SCHED_RR: u32 = 2;
+/// Scheduling policy: time sharing for computations.
+pub const SCHED_BATCH: u32 = 3;
+/// Scheduling policy: while no other thread runs.
+pub const SCHED_IDLE: u32 = 5;
+/// A flag of the policy: new threads have the default one.
+pub const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+
+/// The priorities of a scheduling policy; `None` for an unknown policy.
+pub fn sched_priorities(policy: u32) -> Option<core::ops::RangeInclusive<u32>> {
+    match policy {
+        SCHED_FIFO | SCHED_RR => Some(1..=99),
+        SCHED_OTHER | SCHED_BATCH | SCHED_IDLE => Some(0..=0),
+        _ => None,
+    }
+}
+
 /// `prctl`: sets the name of the thread.
 pub const PR_SET_NAME: i32 = 15;
 /// `prctl`: returns the name of the thread.
@@ -255,6 +277,13 @@ mod tests {
     fn structures_have_the_size_of_linux() {
         assert_eq!((size_of::<SystemInfo>(), size_of::<ResourceUsage>()), (112, 144));
         assert_eq!(core::mem::offset_of!(SystemInfo, total_high), 88);
+    }
+
+    #[test]
+    fn real_time_policies_have_priorities() {
+        let policies = [SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, 4, SCHED_IDLE];
+        let expected = [Some(0..=0), Some(1..=99), Some(1..=99), Some(0..=0), None, Some(0..=0)];
+        assert_eq!(policies.map(sched_priorities), expected);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod frame_record;
 mod frame_table;
 mod line_discipline;
 mod page_index;
+mod pi_futex;
 mod proc_text;
 mod process_tree;
 mod robust_list;
@@ -45,6 +46,7 @@ pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
 pub use frame_table::{FrameTable, OutOfRecords};
 pub use line_discipline::{LineDiscipline, ReadState};
 pub use page_index::PageIndex;
+pub use pi_futex::{LockAttempt, inherit as inherit_pi, lock as lock_pi, unlock as unlock_pi};
 pub use proc_text::{
     CpuTimes, MapLine, MemoryReport, ProcessReport, RunState, write_cpu_info, write_cpu_list,
     write_cpu_times, write_limits, write_seconds,

@@ -4,6 +4,7 @@
 //! The list is in the program's memory, which may contain anything: the walk is bounded, and ends at the
 //! first fault.
 
+use abi::futex::{FUTEX_OWNER_DIED as OWNER_DIED, FUTEX_TID_MASK as TID_MASK, FUTEX_WAITERS as WAITERS};
 use addr::{Address, UserVa};
 
 /// The maximum number of locks that are released (Linux `ROBUST_LIST_LIMIT`); the list may be circular.
@@ -13,13 +14,6 @@ const PRIORITY_INHERITANCE: u64 = 1;
 /// Offsets in `struct robust_list_head`, after the pointer to the first entry.
 const FUTEX_OFFSET: u64 = 8;
 const LIST_OP_PENDING: u64 = 16;
-
-/// The futex word: threads wait.
-const WAITERS: u32 = 0x8000_0000;
-/// The futex word: the owner exited with the lock held.
-const OWNER_DIED: u32 = 0x4000_0000;
-/// The futex word: the thread id of the owner.
-const TID_MASK: u32 = 0x3fff_ffff;
 
 /// The memory of the program.
 pub trait FutexMemory {

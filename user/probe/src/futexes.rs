@@ -17,7 +17,7 @@ static FIRST: AtomicU32 = AtomicU32::new(0);
 static SECOND: AtomicU32 = AtomicU32::new(0);
 
 /// `futex(2)` on words of this process.
-fn futex(
+pub fn futex(
     word: &AtomicU32,
     operation: i32,
     value: u32,

@@ -30,6 +30,7 @@ mod memory_devices;
 mod memory_locks;
 mod memory_set;
 mod pages;
+mod pi_futexes;
 mod pidfds;
 mod pipes;
 mod pointer_authentication;
@@ -129,6 +130,12 @@ const PROBES: &[Probe] = &[
     ("futex-requeue", Expectation::Pass, futexes::requeues),
     ("futex-owner-died", Expectation::Pass, futexes::owner_died),
     ("futex-bad-words", Expectation::Pass, futexes::bad_words),
+    ("pi-futex-owners", Expectation::Pass, pi_futexes::owners),
+    ("pi-futex-exits", Expectation::Pass, pi_futexes::exited_owner),
+    ("pi-futex-arguments", Expectation::Pass, pi_futexes::arguments),
+    ("pi-futex-requeue", Expectation::Pass, pi_futexes::requeues),
+    ("robust-unlock", Expectation::Pass, pi_futexes::robust_unlock),
+    ("scheduling-policies", Expectation::Pass, system::scheduling),
     ("signals-ignored", Expectation::Pass, signals::ignored),
     ("handler", Expectation::Pass, handlers::called),
     ("handler-of-fault", Expectation::Pass, handlers::fault),
@@ -309,7 +316,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 103] = [
+        let portable: [fn(&[String]) -> ProbeResult; 109] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -362,6 +369,12 @@ mod tests {
             futexes::requeues,
             futexes::owner_died,
             futexes::bad_words,
+            pi_futexes::owners,
+            pi_futexes::exited_owner,
+            pi_futexes::arguments,
+            pi_futexes::requeues,
+            pi_futexes::robust_unlock,
+            system::scheduling,
             signals::ignored,
             signals::arguments,
             handlers::called,

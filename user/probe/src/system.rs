@@ -146,3 +146,42 @@ pub fn affinity(_: &[String]) -> ProbeResult {
     expect("sched_setaffinity of no CPU", set(0, 0), -i64::from(libc::EINVAL))?;
     expect("sched_setaffinity of no thread", set(0x7fff_fff0, mask[0]), -i64::from(libc::ESRCH))
 }
+
+/// A scheduling policy and its priority are recorded per thread.
+pub fn scheduling(_: &[String]) -> ProbeResult {
+    let einval = -i64::from(libc::EINVAL);
+    let set = |policy: i32, priority: u32| {
+        let mut priority = priority;
+        let to = out(&mut priority);
+        call(libc::SYS_sched_setscheduler, [0, policy as u64, to, 0, 0, 0])
+    };
+    let get = || {
+        let mut priority = 99u32;
+        let policy = call(libc::SYS_sched_getscheduler, [0; 6]);
+        (policy, call(libc::SYS_sched_getparam, [0, out(&mut priority), 0, 0, 0, 0]), priority)
+    };
+    let limits = |policy: i32| {
+        [libc::SYS_sched_get_priority_min, libc::SYS_sched_get_priority_max]
+            .map(|number| call(number, [policy as u64, 0, 0, 0, 0, 0]))
+    };
+    ensure(get() == (0, 0, 0), || format!("the default is {:?}", get()))?;
+    ensure(limits(libc::SCHED_FIFO) == [1, 99] && limits(libc::SCHED_OTHER) == [0, 0], || {
+        format!("{:?}", limits(libc::SCHED_FIFO))
+    })?;
+    ensure(limits(77) == [einval; 2], || "limits of an unknown policy".into())?;
+    for (policy, priority) in [(libc::SCHED_FIFO, 0), (libc::SCHED_OTHER, 1), (77, 0), (-1, 0)] {
+        expect(&format!("policy {policy} with priority {priority}"), set(policy, priority), einval)?;
+    }
+    expect(
+        "policy of process 0x3ffffff0",
+        call(libc::SYS_sched_getscheduler, [0x3fff_fff0, 0, 0, 0, 0, 0]),
+        -3,
+    )?;
+    expect("SCHED_BATCH", set(libc::SCHED_BATCH, 0), 0)?;
+    let batch = get();
+    expect("SCHED_OTHER", set(libc::SCHED_OTHER, 0), 0)?;
+    ensure(batch == (3, 0, 0), || format!("SCHED_BATCH is {batch:?}"))?;
+    let mut interval = [-1i64; 2];
+    expect("interval", call(libc::SYS_sched_rr_get_interval, [0, out(&mut interval), 0, 0, 0, 0]), 0)?;
+    ensure(interval[0] == 0 && interval[1] >= 0, || format!("the interval is {interval:?}"))
+}

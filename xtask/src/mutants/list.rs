@@ -452,8 +452,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "futex compared before the lock of the waiters",
         file: "kernel/src/process/futex.rs",
         item: "requeue",
-        from: "Some(expected) => self.lock_if_equal(memory, from, expected)?, None => self.0.lock(),",
-        to: "Some(expected) if memory.load_u32(from)? != expected => return Err(Errno::EAGAIN),\n            _ => self.0.lock(),",
+        from: "Some(expected) => self.lock_if_equal(memory, from, expected)?, None => self.waiters.lock(),",
+        to: "Some(expected) if memory.load_u32(from)? != expected => return Err(Errno::EAGAIN),\n            _ => self.waiters.lock(),",
         oracle: Oracle::Translations,
     },
     SourceMutant {
@@ -1501,5 +1501,21 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "thread.set_timed(self.is_timed.load(Ordering::Relaxed));",
         to: "",
         oracle: Oracle::ProcessTest("threads_compare_cpu_time_while_a_timer_is_armed"),
+    },
+    SourceMutant {
+        name: "waiter for a lock of a dead owner waits on",
+        file: "lib/program/src/pi_futex.rs",
+        item: "lock",
+        from: "Some(recorded) if owner == 0 && word & FUTEX_OWNER_DIED != 0",
+        to: "Some(recorded) if false && owner == 0 && word & FUTEX_OWNER_DIED != 0",
+        oracle: Oracle::UnitTest(PROGRAM, "owner_in_the_word_is_that_for_which_others_wait"),
+    },
+    SourceMutant {
+        name: "free lock of a dead owner acquired without a mark",
+        file: "lib/program/src/pi_futex.rs",
+        item: "lock",
+        from: "LockAttempt::Acquired(thread | word & FUTEX_OWNER_DIED)",
+        to: "LockAttempt::Acquired(thread)",
+        oracle: Oracle::UnitTest(PROGRAM, "free_lock_is_acquired_and_another_is_marked"),
     },
 ];
