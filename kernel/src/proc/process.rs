@@ -445,7 +445,11 @@ fn with_report(numbers: &[u32], write: impl FnOnce(&ProcessReport<'_>) -> fmt::R
     let report = ProcessReport {
         id: numbers.get(1).copied().unwrap_or(id),
         name: trimmed(&name),
-        state: if is_runnable { RunState::Running } else { RunState::Sleeping },
+        state: match () {
+            () if process.is_stopped() => RunState::Stopped,
+            () if is_runnable => RunState::Running,
+            () => RunState::Sleeping,
+        },
         threads: process.with_threads(|threads| threads.len()),
         cpu_time: match numbers.get(1) {
             Some(&id) => process.cpu_time_of(id).ok_or(Errno::ESRCH)?,

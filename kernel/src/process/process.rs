@@ -86,6 +86,10 @@ pub struct Process {
     is_executing: AtomicBool,
     /// A timer of CPU time is armed. Changed with `threads` locked.
     is_timed: AtomicBool,
+    /// Stopped by a signal. Changed with `threads` locked.
+    is_stopped: AtomicBool,
+    /// Threads that wait until the process continues.
+    continuations: WaitQueue,
     /// The thread that executes a program waits here for the exits of the others.
     thread_exits: WaitQueue,
     /// The process does not use the address space of its parent any more (`vfork`).
@@ -132,6 +136,8 @@ impl Process {
             is_terminating: AtomicBool::new(false),
             is_executing: AtomicBool::new(false),
             is_timed: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            continuations: WaitQueue::new(),
             thread_exits: WaitQueue::new(),
             has_own_space: AtomicBool::new(false),
             own_space_waiters: WaitQueue::new(),
@@ -205,6 +211,7 @@ impl Process {
         let added = may && has_room();
         if added {
             thread.set_timed(self.is_timed.load(Ordering::Relaxed));
+            thread.set_stopped(self.is_stopped());
             threads.push(thread.clone());
         }
         added
@@ -257,6 +264,34 @@ impl Process {
         let threads = self.threads.lock();
         self.is_timed.store(is_timed, Ordering::Relaxed);
         threads.iter().for_each(|thread| thread.set_timed(is_timed));
+    }
+
+    /// Whether a signal has stopped the process.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    /// Stops the threads before they return to user space, or lets them continue. Returns whether that is a
+    /// change. A thread that waits in a system call is left there.
+    pub(super) fn set_stopped(&self, is_stopped: bool) -> bool {
+        let threads = self.threads.lock();
+        let changes = self.is_stopped.swap(is_stopped, Ordering::Relaxed) != is_stopped;
+        for thread in threads.iter().filter(|_| changes) {
+            thread.set_stopped(is_stopped);
+            // Also for the signals that arrived meanwhile.
+            sched::notify(thread);
+        }
+        drop(threads);
+        if changes && !is_stopped {
+            self.continuations.wake_all();
+        }
+        changes
+    }
+
+    /// Waits while the process is stopped, or until it is terminated. Called by its running thread.
+    pub(super) fn wait_while_stopped(&self) {
+        // An error means that the caller exits.
+        let _ = self.continuations.wait_until(None, || (!self.is_stopped()).then_some(()));
     }
 
     /// Calls `visit` with the threads.
@@ -329,6 +364,7 @@ impl Process {
         let mut threads = self.threads.lock();
         debug_assert!(threads.len() == 1, "{} threads", threads.len());
         thread.set_timed(self.is_timed.load(Ordering::Relaxed));
+        thread.set_stopped(self.is_stopped());
         threads.push(thread.clone());
         self.is_executing.store(false, Ordering::Relaxed);
         drop(threads);

@@ -18,19 +18,26 @@ pub fn before_return(frame: &mut UserFrame, restart: Option<Restart>) {
     }
 }
 
-/// Sends the signals of timers of CPU time, delivers the signals of the running thread, and terminates it if
-/// it is interrupted.
+/// Sends the signals of timers of CPU time, waits while its process is stopped, delivers the signals of the
+/// running thread, and terminates it if it is interrupted.
 #[cold]
 fn serve_requests(frame: &mut UserFrame, mut restart: Option<Restart>) {
     let thread = sched::current();
     if let Some(task) = Task::of(&thread).filter(|_| thread.is_timed() && !thread.is_interrupted()) {
         task.process().timers.lock().expire_cpu_times(task.process());
     }
-    while !thread.is_interrupted() && thread.take_signalled() {
+    while !thread.is_interrupted() {
         let Some(task) = Task::of(&thread) else { break };
+        let is_stopped = thread.is_stopped();
+        if !is_stopped && !thread.take_signalled() {
+            break;
+        }
         // SAFETY: as in `exit_thread`.
         unsafe { arch::cpu::unmask_irqs() };
-        signals::deliver_all(task, frame, restart.take());
+        match is_stopped {
+            true => task.process().wait_while_stopped(),
+            false => signals::deliver_all(task, frame, restart.take()),
+        }
         core::mem::forget(arch::cpu::mask_irqs());
     }
     if thread.is_interrupted() {

@@ -3,6 +3,7 @@
 use super::process::{Process, Termination};
 use super::signalfd;
 use super::task::Task;
+use super::tree;
 use super::vdso;
 use crate::fs::console::Foreground;
 use crate::sched::{self, Thread};
@@ -14,7 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::context::FpState;
 use arch::exception::UserFrame;
-use program::{Delivery, PendingSignals};
+use program::{Delivery, JobChange, PendingSignals};
 use zerocopy::FromZeros;
 
 /// The actions of a process, and the signals that were sent to it.
@@ -77,8 +78,7 @@ pub enum AfterHandler {
 /// Sends `signal` to `receiver`; `None` checks only whether it exists.
 ///
 /// # Errors
-/// `ESRCH` without such a thread, `EAGAIN` if too many real-time signals are pending, `ENOSYS` for a signal
-/// that stops the process, since there is no job control.
+/// `ESRCH` without such a thread, `EAGAIN` if too many real-time signals are pending.
 pub fn send(
     process: &Process,
     receiver: Receiver,
@@ -86,7 +86,7 @@ pub fn send(
     info: impl FnOnce(Signal) -> SigInfo,
 ) -> Result<(), Errno> {
     let running = if receiver == Receiver::RunningThread { sched::try_current() } else { None };
-    let terminates = process.with_threads(|threads| {
+    let effect = process.with_threads(|threads| -> Result<Effect, Errno> {
         let target = match receiver {
             Receiver::Process | Receiver::RunningThread => None,
             Receiver::Thread(id) => {
@@ -95,7 +95,7 @@ pub fn send(
                 Some(thread.ok_or(Errno::ESRCH)?)
             }
         };
-        let Some(signal) = signal else { return Ok(false) };
+        let Some(signal) = signal else { return Ok(Effect::None) };
         let candidates = target.map_or(threads, core::slice::from_ref);
         let find = |accepts: fn(&Task, Signal) -> bool| {
             let mut accepting =
@@ -107,16 +107,31 @@ pub fn send(
         // Masks change under this lock: a thread that unblocks the signal either is found here, or finds it
         // pending afterwards.
         let mut signals = process.signals.lock();
+        let discarded = match signal {
+            Signal::SIGCONT => STOP_SIGNALS,
+            _ if STOP_SIGNALS.contains(signal) => SignalSet::EMPTY.with(Signal::SIGCONT),
+            _ => SignalSet::EMPTY,
+        };
+        if !discarded.is_empty() {
+            signals.pending.discard(discarded);
+            let tasks = threads.iter().filter_map(|thread| Task::of(thread));
+            tasks.for_each(|task| task.pending.lock().discard(discarded));
+        }
+        // Whatever its action, and also if it is blocked.
+        let continues = if signal == Signal::SIGCONT { Effect::Continue } else { Effect::None };
+        let is_held = process.is_stopped() && !matches!(signal, Signal::SIGCONT | Signal::SIGKILL);
         let handling = find(|task, signal| !task.signal_mask().contains(signal));
         if handling.is_some() {
             // Checked now as well as at the delivery: an ignored signal must end no wait, and a fatal one
             // ends those that other signals do not.
             let mut action = signals.actions[signal.number()];
             match program::deliver(signal, &mut action, SignalSet::EMPTY) {
-                Delivery::Ignore => return Ok(false),
-                Delivery::Terminate => return Ok(true),
-                Delivery::Stop => return Err(Errno::ENOSYS),
-                Delivery::Call { .. } => {}
+                Delivery::Ignore => return Ok(continues),
+                // Not that of a root, which no process could continue.
+                Delivery::Stop if process.parent() == 0 => return Ok(Effect::None),
+                Delivery::Stop if !is_held => return Ok(Effect::Stop),
+                Delivery::Terminate if !is_held => return Ok(Effect::Terminate),
+                Delivery::Terminate | Delivery::Stop | Delivery::Call { .. } => {}
             }
         }
         match target.and_then(|thread| Task::of(thread)) {
@@ -124,15 +139,30 @@ pub fn send(
             None => signals.pending.add(signal, info(signal))?,
         };
         let waiting = || find(|task, signal| task.awaited_signals().contains(signal));
-        waiting().or(handling).into_iter().for_each(sched::notify);
-        Ok(false)
+        waiting().or(handling).into_iter().filter(|_| !is_held).for_each(sched::notify);
+        Ok(continues)
     })?;
     signalfd::notify();
-    if let Some(signal) = signal.filter(|_| terminates) {
-        process.terminate(Termination::Killed(signal));
+    match (effect, signal) {
+        (Effect::Terminate, Some(signal)) => _ = process.terminate(Termination::Killed(signal)),
+        (Effect::Stop, Some(signal)) => tree::change(process, JobChange::Stopped(signal)),
+        (Effect::Continue, _) => tree::change(process, JobChange::Continued),
+        _ => {}
     }
     Ok(())
 }
+
+/// The effect of a signal on its process as a whole.
+enum Effect {
+    None,
+    Terminate,
+    Stop,
+    Continue,
+}
+
+/// The signals that stop a process by default.
+const STOP_SIGNALS: SignalSet =
+    SignalSet::EMPTY.with(Signal::SIGSTOP).with(Signal::SIGTSTP).with(Signal::SIGTTIN).with(Signal::SIGTTOU);
 
 impl Foreground for Process {
     fn id(&self) -> u32 {
@@ -216,8 +246,10 @@ pub fn deliver_all(task: &Task, frame: &mut UserFrame, mut restart: Option<Resta
         let Some((signal, info)) = take_pending(task, mask) else { break };
         let delivery = program::deliver(signal, &mut process.signals.lock().actions[signal.number()], mask);
         match delivery {
-            // A signal that stops was blocked when it was sent.
-            Delivery::Ignore | Delivery::Stop => {}
+            Delivery::Ignore => {}
+            // It was blocked when it was sent. The thread stops before it returns.
+            Delivery::Stop if process.parent() == 0 => {}
+            Delivery::Stop => tree::change(process, JobChange::Stopped(signal)),
             Delivery::Terminate => {
                 process.terminate(Termination::Killed(signal));
                 return;

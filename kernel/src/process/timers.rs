@@ -39,7 +39,7 @@ pub struct Notification {
 
 impl Notification {
     fn send(&self, process: &Process) {
-        // An error concerns a thread that exited, or a signal that stops.
+        // An error concerns a thread that exited.
         let _ = signals::send(process, self.receiver, Some(self.signal), |_| self.info);
     }
 }

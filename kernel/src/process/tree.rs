@@ -9,10 +9,10 @@ use crate::sync::SpinLock;
 use abi::Errno;
 use abi::file::PollEvents;
 use abi::process::ThreadName;
-use abi::signal::{CLD_EXITED, CLD_KILLED, SigInfo, Signal};
+use abi::signal::{CLD_CONTINUED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SA_NOCLDSTOP, SigInfo, Signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use program::{ChildKind, ChildWait, ProcessTree, WaitSelector};
+use program::{ChildKind, ChildWait, JobChange, ProcessTree, WaitEvents, WaitSelector};
 
 /// The maximum number of processes, zombies included. The number of ASIDs limits those that run programs
 /// further.
@@ -139,13 +139,43 @@ pub(super) fn exit(process: &Process, record: ExitRecord) {
     drop(exit);
 }
 
-/// Looks for a child of `parent` that has exited, and removes it if `removes`.
-pub fn wait(parent: u32, selector: WaitSelector, kind: ChildKind, removes: bool) -> ChildWait<ExitRecord> {
-    let found = with(|tree| tree.wait(parent, selector, kind, removes));
+/// Looks for a child of `parent` with one of the events, and removes it, or the event, if `removes`.
+pub fn wait(
+    parent: u32,
+    selector: WaitSelector,
+    events: (ChildKind, WaitEvents),
+    removes: bool,
+) -> ChildWait<ExitRecord> {
+    let found = with(|tree| tree.wait(parent, selector, events, removes));
     if removes && matches!(found, ChildWait::Exited(..)) {
         notify_watchers(PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP);
     }
     found
+}
+
+/// Stops or continues a process, and notifies its parent if that is a change.
+pub(super) fn change(process: &Process, change: JobChange) {
+    let id = process.id();
+    let parent = with(|tree| {
+        let changes = process.set_stopped(matches!(change, JobChange::Stopped(_)));
+        changes.then(|| tree.change(id, change)).flatten()
+    });
+    let Some(parent) = parent else { return };
+    if parent.signals.lock().actions[Signal::SIGCHLD.number()].flags & SA_NOCLDSTOP == 0 {
+        let info = |signal| change_info(signal, id, change, process.cpu_time());
+        // A standard signal is always added.
+        let _ = signals::send(&parent, Receiver::Process, Some(Signal::SIGCHLD), info);
+    }
+    parent.child_exits.wake_all();
+}
+
+/// Returns the description of the `SIGCHLD` for a stop or a continuation of process `id`.
+pub fn change_info(signal: Signal, id: u32, change: JobChange, cpu_time: Nanoseconds) -> SigInfo {
+    let (code, cause) = match change {
+        JobChange::Stopped(cause) => (CLD_STOPPED, cause),
+        JobChange::Continued => (CLD_CONTINUED, Signal::SIGCONT),
+    };
+    SigInfo::child(signal, code, id, cause.number() as i32, cpu_time)
 }
 
 /// Terminates the processes below the root `id`. Returns whether there are any.

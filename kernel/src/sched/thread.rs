@@ -39,6 +39,8 @@ const INTERRUPTED: u8 = 1;
 const SIGNALLED: u8 = 2;
 /// A request: the thread compares its CPU time with timers each time before it returns to user space.
 const TIMED: u8 = 4;
+/// A request: the process is stopped; the thread waits before it returns to user space.
+const STOPPED: u8 = 8;
 
 /// A kernel thread, or, with a user side, a thread of a process.
 pub struct Thread {
@@ -53,7 +55,7 @@ pub struct Thread {
     /// Changed only under the scheduler's lock.
     pub(super) wait_state: WaitState,
     pub(super) cpu_time: CpuTime,
-    /// [`INTERRUPTED`], [`SIGNALLED`] and [`TIMED`]: one word, so that a return to user space loads it once.
+    /// The requests above: one word, so that a return to user space loads it once.
     requests: AtomicU8,
 }
 
@@ -156,6 +158,19 @@ impl Thread {
         match is_timed {
             true => self.requests.fetch_or(TIMED, Ordering::Relaxed),
             false => self.requests.fetch_and(!TIMED, Ordering::Relaxed),
+        };
+    }
+
+    /// Returns whether the process is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.requests.load(Ordering::Acquire) & STOPPED != 0
+    }
+
+    /// Sets whether the process is stopped. [`notify`](super::notify) makes a running thread look.
+    pub fn set_stopped(&self, is_stopped: bool) {
+        match is_stopped {
+            true => self.requests.fetch_or(STOPPED, Ordering::Release),
+            false => self.requests.fetch_and(!STOPPED, Ordering::Release),
         };
     }
 

@@ -4,6 +4,7 @@ use super::{SyscallContext, SyscallResult};
 use crate::fs::OpenFile;
 use crate::process::tree::{self, ExitRecord};
 use crate::process::{self, ExecRequest, PidFd, Termination};
+use crate::sched::Nanoseconds;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::OpenFlags;
@@ -11,7 +12,7 @@ use abi::process::*;
 use abi::signal::{SigInfo, Signal};
 use addr::{Address, UserVa};
 use alloc::vec::Vec;
-use program::{ARGUMENTS_MAX, ChildKind, ChildWait, WaitSelector};
+use program::{ARGUMENTS_MAX, ChildKind, ChildWait, JobChange, WaitEvents, WaitSelector};
 use zerocopy::FromZeros;
 
 /// The maximum length of a path, with its terminator.
@@ -99,13 +100,17 @@ pub fn wait4(call: &SyscallContext<'_>) -> SyscallResult {
         group if group < 0 => WaitSelector::Group(group.unsigned_abs()),
         id => WaitSelector::Process(id as u32),
     };
-    let Some((id, exit)) = wait(call, selector, options, true)? else { return Ok(0) };
-    let status = match exit.termination {
-        Termination::Exited(status) => i32::from(status) << 8,
-        Termination::Killed(signal) => signal.number() as i32,
+    let Some((id, event)) = wait(call, selector, options | WEXITED, true)? else { return Ok(0) };
+    let status = match event {
+        ChildEvent::Exit(exit) => match exit.termination {
+            Termination::Exited(status) => i32::from(status) << 8,
+            Termination::Killed(signal) => signal.number() as i32,
+        },
+        ChildEvent::Change(JobChange::Stopped(signal)) => (signal.number() as i32) << 8 | 0x7f,
+        ChildEvent::Change(JobChange::Continued) => 0xffff,
     };
     call.memory().write_optional(call.address(1), &status)?;
-    call.memory().write_optional(call.address(3), &RUsage::of(exit.cpu_time))?;
+    call.memory().write_optional(call.address(3), &RUsage::of(event.cpu_time()))?;
     Ok(id.into())
 }
 
@@ -114,10 +119,6 @@ pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
     let known = WNOHANG | WNOWAIT | WEXITED | WUNTRACED | WCONTINUED | WNOTHREAD | WALL | WCLONE;
     if options & !known != 0 || options & (WEXITED | WUNTRACED | WCONTINUED) == 0 {
         return Err(Errno::EINVAL);
-    }
-    // Children do not stop or continue.
-    if options & WEXITED == 0 {
-        return Err(Errno::ECHILD);
     }
     let (id, mut is_nonblocking) = (call.int(1), false);
     let selector = match call.value(0) {
@@ -138,9 +139,12 @@ pub fn waitid(call: &SyscallContext<'_>) -> SyscallResult {
     if found.is_none() && is_nonblocking {
         return Err(Errno::EAGAIN);
     }
-    let info = found.map(|(id, exit)| exit.info(Signal::SIGCHLD, id));
+    let info = found.map(|(id, event)| match event {
+        ChildEvent::Exit(exit) => exit.info(Signal::SIGCHLD, id),
+        ChildEvent::Change(change) => tree::change_info(Signal::SIGCHLD, id, change, 0),
+    });
     call.memory().write_optional(call.address(2), &info.unwrap_or_else(SigInfo::new_zeroed))?;
-    let usage = RUsage::of(found.map_or(0, |(_, exit)| exit.cpu_time));
+    let usage = RUsage::of(found.map_or(0, |(_, event)| event.cpu_time()));
     call.memory().write_optional(call.address(4), &usage).map(|()| 0)
 }
 
@@ -162,7 +166,24 @@ pub(super) fn pidfd(file: &OpenFile) -> Result<&PidFd, Errno> {
     file.downcast().ok_or(Errno::EBADF)
 }
 
-/// Waits for the exit of a selected child, and removes it if `removes`. `None` if `WNOHANG` is set and there
+/// An event that a wait returns.
+#[derive(Clone, Copy)]
+enum ChildEvent {
+    Exit(ExitRecord),
+    Change(JobChange),
+}
+
+impl ChildEvent {
+    /// Returns the CPU time of a child that has exited.
+    fn cpu_time(&self) -> Nanoseconds {
+        match self {
+            Self::Exit(exit) => exit.cpu_time,
+            Self::Change(_) => 0,
+        }
+    }
+}
+
+/// Waits for an event of a selected child, and removes it if `removes`. `None` if `WNOHANG` is set and there
 /// is none yet.
 ///
 /// # Errors
@@ -172,15 +193,21 @@ fn wait(
     selector: WaitSelector,
     options: u32,
     removes: bool,
-) -> Result<Option<(u32, ExitRecord)>, Errno> {
+) -> Result<Option<(u32, ChildEvent)>, Errno> {
     let kind = match options {
         _ if options & WALL != 0 => ChildKind::All,
         _ if options & WCLONE != 0 => ChildKind::Cloned,
         _ => ChildKind::Forked,
     };
+    let events = WaitEvents {
+        exited: options & WEXITED != 0,
+        stopped: options & WUNTRACED != 0,
+        continued: options & WCONTINUED != 0,
+    };
     let parent = call.process();
-    let look = || match tree::wait(parent.id(), selector, kind, removes) {
-        ChildWait::Exited(id, exit) => Some(Ok(Some((id, exit)))),
+    let look = || match tree::wait(parent.id(), selector, (kind, events), removes) {
+        ChildWait::Exited(id, exit) => Some(Ok(Some((id, ChildEvent::Exit(exit))))),
+        ChildWait::Changed(id, change) => Some(Ok(Some((id, ChildEvent::Change(change))))),
         ChildWait::NoChild => Some(Err(Errno::ECHILD)),
         ChildWait::Pending if options & WNOHANG != 0 => Some(Ok(None)),
         ChildWait::Pending => None,

@@ -302,8 +302,22 @@ fn signals_that_are_ignored_are_discarded() {
     assert_eq!(signals::pending(program.task()), SignalSet::EMPTY);
     program.send(Receiver::Process, Signal::SIGUSR1).unwrap();
     assert_eq!(signals::pending(program.task()), SignalSet::EMPTY, "sent while it is ignored");
-    // There is no job control.
-    assert_eq!(program.send(Receiver::Process, Signal::SIGSTOP), Err(Errno::ENOSYS));
+}
+
+/// As in Linux: no process could continue it.
+#[test]
+fn first_process_is_not_stopped() {
+    let _kernel = boot();
+    let program = SignalledProgram::new();
+    assert_eq!(program.send(Receiver::Process, Signal::SIGSTOP), Ok(()));
+    assert!(!program.process.is_stopped() && !program.thread.is_stopped());
+    // Each discards the other, also if it is blocked.
+    let blocked = SignalSet::EMPTY.with(Signal::SIGTSTP).with(Signal::SIGCONT);
+    program.task().set_signal_mask(blocked);
+    for (signal, pending) in [(Signal::SIGTSTP, Signal::SIGTSTP), (Signal::SIGCONT, Signal::SIGCONT)] {
+        program.send(Receiver::Process, signal).unwrap();
+        assert_eq!(signals::pending(program.task()), SignalSet::EMPTY.with(pending));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Processes and threads.
 
 use crate::clock::Timeval;
+use crate::ioctl::{Ioctl, IoctlDirection};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -159,6 +160,37 @@ pub fn sched_priorities(policy: u32) -> Option<core::ops::RangeInclusive<u32>> {
     }
 }
 
+/// `PIDFD_GET_INFO`: the information on a process. Later versions of `struct pidfd_info` have more fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PidFdInfo {
+    /// The fields that are valid (`PIDFD_INFO_*`).
+    pub mask: u64,
+    /// There are no control groups.
+    pub cgroup: u64,
+    /// The thread id.
+    pub pid: u32,
+    /// The process id.
+    pub tgid: u32,
+    /// The parent.
+    pub ppid: u32,
+    /// Users and groups: real, effective, saved, of the file system.
+    pub credentials: [u32; 8],
+    /// The exit status of a process that was waited for: not known.
+    pub exit_code: i32,
+}
+
+/// [`PidFdInfo`]: the ids are valid.
+pub const PIDFD_INFO_PID: u64 = 1;
+/// [`PidFdInfo`]: the users and groups are valid.
+pub const PIDFD_INFO_CREDS: u64 = 2;
+
+/// Returns whether an ioctl number is that of `PIDFD_GET_INFO` in any version.
+pub fn is_pidfd_get_info(request: u32) -> bool {
+    const SIZE: u32 = 0x3fff << 16;
+    request & !SIZE == Ioctl::new::<u8>(IoctlDirection::ReadWrite, 0xff, 11).raw() & !SIZE
+}
+
 /// `prctl`: sets the name of the thread.
 pub const PR_SET_NAME: i32 = 15;
 /// `prctl`: returns the name of the thread.
@@ -276,6 +308,12 @@ mod tests {
     #[test]
     fn structures_have_the_size_of_linux() {
         assert_eq!((size_of::<SystemInfo>(), size_of::<ResourceUsage>()), (112, 144));
+        assert_eq!(size_of::<PidFdInfo>(), 64, "the first version");
+        assert!(
+            is_pidfd_get_info(0xc040_ff0b)
+                && is_pidfd_get_info(0xc050_ff0b)
+                && !is_pidfd_get_info(0xc040_ff0c)
+        );
         assert_eq!(core::mem::offset_of!(SystemInfo, total_high), 88);
     }
 

@@ -287,6 +287,10 @@ pub const SI_TIMER: i32 = -2;
 pub const CLD_EXITED: i32 = 1;
 /// `si_code` of SIGCHLD: a signal has terminated the child.
 pub const CLD_KILLED: i32 = 2;
+/// `si_code` of SIGCHLD: the child has stopped.
+pub const CLD_STOPPED: i32 = 5;
+/// `si_code` of SIGCHLD: the child has continued.
+pub const CLD_CONTINUED: i32 = 6;
 /// `si_code` of SIGSEGV: no mapping at the address.
 pub const SEGV_MAPERR: i32 = 1;
 /// `si_code` of SIGSEGV: the mapping does not permit the access.
@@ -433,6 +437,8 @@ impl From<SigInfo> for SignalFdInfo {
     }
 }
 
+/// `sigaction` of SIGCHLD: not sent for children that stop or continue.
+pub const SA_NOCLDSTOP: u64 = 1;
 /// `sigaction` of SIGCHLD: exits of children are not waited for.
 pub const SA_NOCLDWAIT: u64 = 2;
 /// `sigaction`: the handler gets a [`SigInfo`] and a [`UContext`].

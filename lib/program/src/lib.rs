@@ -51,7 +51,7 @@ pub use proc_text::{
     CpuTimes, MapLine, MemoryReport, ProcessReport, RunState, write_cpu_info, write_cpu_list,
     write_cpu_times, write_limits, write_seconds,
 };
-pub use process_tree::{ChildKind, ChildWait, Exit, ProcessTree, WaitSelector};
+pub use process_tree::{ChildKind, ChildWait, Exit, JobChange, ProcessTree, WaitEvents, WaitSelector};
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use script::{ScriptInterpreter, script_interpreter};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};

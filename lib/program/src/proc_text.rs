@@ -15,6 +15,8 @@ pub enum RunState {
     Running,
     /// Waits.
     Sleeping,
+    /// Stopped by a signal.
+    Stopped,
     /// Has exited.
     Zombie,
 }
@@ -24,6 +26,7 @@ impl RunState {
         match self {
             Self::Running => 'R',
             Self::Sleeping => 'S',
+            Self::Stopped => 'T',
             Self::Zombie => 'Z',
         }
     }
@@ -32,6 +35,7 @@ impl RunState {
         match self {
             Self::Running => "running",
             Self::Sleeping => "sleeping",
+            Self::Stopped => "stopped",
             Self::Zombie => "zombie",
         }
     }

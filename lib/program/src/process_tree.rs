@@ -23,6 +23,8 @@ struct TreeEntry<P, E> {
     group: u32,
     session: u32,
     exit_signal: Option<Signal>,
+    /// The last stop or continuation, until a wait returns it.
+    change: Option<JobChange>,
     /// Whether it has executed a program since the fork.
     has_executed: bool,
     state: Lifecycle<P, E>,
@@ -32,6 +34,35 @@ struct TreeEntry<P, E> {
 enum Lifecycle<P, E> {
     Running(P),
     Zombie(E),
+}
+
+/// A change of a running process that a wait returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JobChange {
+    /// Stopped by this signal.
+    Stopped(Signal),
+    /// Continued by `SIGCONT`.
+    Continued,
+}
+
+/// The events that a wait is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitEvents {
+    /// Exits.
+    pub exited: bool,
+    /// Stops.
+    pub stopped: bool,
+    /// Continuations.
+    pub continued: bool,
+}
+
+impl WaitEvents {
+    fn contains(self, change: JobChange) -> bool {
+        match change {
+            JobChange::Stopped(_) => self.stopped,
+            JobChange::Continued => self.continued,
+        }
+    }
 }
 
 /// The children that a wait is for.
@@ -61,7 +92,9 @@ pub enum ChildKind {
 pub enum ChildWait<E> {
     /// This child has exited.
     Exited(u32, E),
-    /// A child may exit later.
+    /// This child has stopped or continued.
+    Changed(u32, JobChange),
+    /// A child may do so later.
     Pending,
     /// There is no such child.
     NoChild,
@@ -96,6 +129,7 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
             group: id,
             session: id,
             exit_signal: None,
+            change: None,
             has_executed: true,
             state,
         })
@@ -115,7 +149,16 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
     ) -> Result<(), Errno> {
         let TreeEntry { group, session, .. } = *self.running(parent).ok_or(Errno::ESRCH)?;
         let state = Lifecycle::Running(process);
-        self.add(TreeEntry { id, parent, group, session, exit_signal, has_executed: false, state })
+        self.add(TreeEntry {
+            id,
+            parent,
+            group,
+            session,
+            exit_signal,
+            change: None,
+            has_executed: false,
+            state,
+        })
     }
 
     fn add(&mut self, node: TreeEntry<P, E>) -> Result<(), Errno> {
@@ -185,12 +228,13 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
         Some(node.id)
     }
 
-    /// Looks for a child of `parent` that has exited, and removes it if `removes`.
+    /// Looks for a child of `parent` with one of `events`, and removes the event, or the child that has
+    /// exited, if `removes`.
     pub fn wait(
         &mut self,
         parent: u32,
         selector: WaitSelector,
-        kind: ChildKind,
+        (kind, events): (ChildKind, WaitEvents),
         removes: bool,
     ) -> ChildWait<E> {
         let is_selected = |node: &TreeEntry<P, E>| {
@@ -208,9 +252,18 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
             node.parent == parent && is_kind && matches
         };
         let mut result = ChildWait::NoChild;
-        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| is_selected(node)) {
+        for (at, node) in self.nodes.iter_mut().enumerate().filter(|(_, node)| is_selected(node)) {
             match node.state {
-                Lifecycle::Running(_) => result = ChildWait::Pending,
+                Lifecycle::Running(_) => {
+                    if let Some(change) = node.change.filter(|&change| events.contains(change)) {
+                        if removes {
+                            node.change = None;
+                        }
+                        return ChildWait::Changed(node.id, change);
+                    }
+                    result = ChildWait::Pending;
+                }
+                Lifecycle::Zombie(_) if !events.exited => {}
                 Lifecycle::Zombie(exit) => {
                     let id = node.id;
                     if removes {
@@ -221,6 +274,13 @@ impl<P: Clone, E: Copy> ProcessTree<P, E> {
             }
         }
         result
+    }
+
+    /// Records that a running process has stopped or continued. Returns its parent, to be notified.
+    pub fn change(&mut self, id: u32, change: JobChange) -> Option<P> {
+        let at = self.index(id)?;
+        self.nodes[at].change = Some(change);
+        self.running_process(self.nodes[at].parent)
     }
 
     /// The running process with this id; `Ok(None)` for a zombie.
@@ -366,6 +426,32 @@ mod tests {
     type NumberedTree = ProcessTree<u32, i32>;
 
     const ROOT: u32 = 1;
+    const EXITS: WaitEvents = WaitEvents { exited: true, stopped: false, continued: false };
+
+    #[test]
+    fn stop_is_returned_by_one_wait_for_stops() {
+        let mut tree = family();
+        let stopped = JobChange::Stopped(Signal::SIGTSTP);
+        let find = |tree: &mut NumberedTree, stopped, continued, removes| {
+            let events = WaitEvents { exited: true, stopped, continued };
+            tree.wait(ROOT, WaitSelector::Process(3), (ChildKind::All, events), removes)
+        };
+        assert_eq!(tree.change(3, stopped), Some(ROOT));
+        assert_eq!(find(&mut tree, false, true, true), ChildWait::Pending);
+        assert_eq!(find(&mut tree, true, false, false), ChildWait::Changed(3, stopped));
+        assert_eq!(find(&mut tree, true, true, true), ChildWait::Changed(3, stopped));
+        assert_eq!(find(&mut tree, true, true, true), ChildWait::Pending);
+        tree.change(3, stopped);
+        tree.change(3, JobChange::Continued);
+        assert_eq!(find(&mut tree, true, false, true), ChildWait::Pending, "it runs again");
+        assert_eq!(find(&mut tree, true, true, true), ChildWait::Changed(3, JobChange::Continued));
+        tree.change(3, stopped);
+        exit(&mut tree, 3);
+        assert_eq!(find(&mut tree, true, true, false), ChildWait::Exited(3, 30));
+        let stops = WaitEvents { exited: false, stopped: true, continued: false };
+        let none = tree.wait(ROOT, WaitSelector::Process(3), (ChildKind::All, stops), true);
+        assert_eq!(none, ChildWait::NoChild, "a zombie does not stop");
+    }
 
     /// A root with the children 2 and 3; 4 is a child of 2.
     fn family() -> NumberedTree {
@@ -382,7 +468,7 @@ mod tests {
     }
 
     fn wait(tree: &mut NumberedTree, parent: u32, selector: WaitSelector) -> ChildWait<i32> {
-        tree.wait(parent, selector, ChildKind::Forked, true)
+        tree.wait(parent, selector, (ChildKind::Forked, EXITS), true)
     }
 
     #[test]
@@ -396,7 +482,8 @@ mod tests {
         );
         assert_eq!(tree.find(3), Ok(None));
         assert_eq!(wait(&mut tree, ROOT, WaitSelector::Process(2)), ChildWait::Pending);
-        assert_eq!(tree.wait(ROOT, WaitSelector::Any, ChildKind::Forked, false), ChildWait::Exited(3, 30));
+        let events = (ChildKind::Forked, EXITS);
+        assert_eq!(tree.wait(ROOT, WaitSelector::Any, events, false), ChildWait::Exited(3, 30));
         assert_eq!(wait(&mut tree, ROOT, WaitSelector::Any), ChildWait::Exited(3, 30));
         assert_eq!(wait(&mut tree, ROOT, WaitSelector::Process(3)), ChildWait::NoChild);
         assert_eq!(tree.find(3), Err(Errno::ESRCH));
@@ -445,7 +532,7 @@ mod tests {
         tree.add_child(ROOT, 5, 5, None).unwrap();
         exit(&mut tree, 5);
         assert_eq!(wait(&mut tree, ROOT, WaitSelector::Process(5)), ChildWait::NoChild);
-        let mut by_kind = |kind| tree.wait(ROOT, WaitSelector::Process(5), kind, false);
+        let mut by_kind = |kind| tree.wait(ROOT, WaitSelector::Process(5), (kind, EXITS), false);
         assert_eq!([by_kind(ChildKind::Cloned), by_kind(ChildKind::All)], [ChildWait::Exited(5, 50); 2]);
     }
 
@@ -458,7 +545,7 @@ mod tests {
         assert_eq!(tree.add_child(1, 3, 3, None), Err(Errno::EAGAIN));
         exit(&mut tree, 2);
         assert_eq!(tree.add_child(1, 3, 3, None), Err(Errno::EAGAIN), "zombies count");
-        assert_eq!(tree.wait(1, WaitSelector::Any, ChildKind::All, true), ChildWait::Exited(2, 20));
+        assert_eq!(tree.wait(1, WaitSelector::Any, (ChildKind::All, EXITS), true), ChildWait::Exited(2, 20));
         tree.add_child(1, 3, 3, None).unwrap();
         assert_eq!(tree.remove(3), Some(3));
         assert_eq!(tree.find(3), Err(Errno::ESRCH));

@@ -93,6 +93,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "waiters_of_a_condition_are_moved_to_a_lock" by passes "pi-futex-requeue",
     "unlock_by_the_kernel_clears_the_pending_entry" by passes "robust-unlock",
     "scheduling_policy_is_recorded" by passes "scheduling-policies",
+    "stopped_child_continues_after_sigcont" by passes "child-stops",
+    "pidfd_has_the_ids_of_its_process" by passes "pidfd-information",
     "locked_memory_is_resident" by passes "memory-locks",
     "future_mappings_are_locked" by passes "memory-locks-all",
     "residency_of_pages_is_reported" by passes "memory-residency",

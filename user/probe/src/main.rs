@@ -158,6 +158,7 @@ const PROBES: &[Probe] = &[
     ("pipe-blocking", Expectation::Pass, pipes::blocking),
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
     ("pidfd-exits", Expectation::Pass, pidfds::exits),
+    ("pidfd-information", Expectation::Pass, pidfds::information),
     ("pidfd-errors", Expectation::Pass, pidfds::errors),
     ("pidfd-of-clone", Expectation::Pass, pidfds::of_clone),
     ("memory-devices", Expectation::Pass, memory_devices::devices),
@@ -220,6 +221,7 @@ const PROBES: &[Probe] = &[
     ("fork-memory", Expectation::Pass, processes::memory),
     ("fork-protection", Expectation::Pass, processes::protection),
     ("child-exits", Expectation::Pass, processes::exits),
+    ("child-stops", Expectation::Pass, processes::stops),
     ("child-signal", Expectation::Pass, processes::child_signal),
     ("orphans", Expectation::Pass, processes::orphans),
     ("process-groups", Expectation::Pass, processes::groups),
@@ -316,11 +318,12 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 109] = [
+        let portable: [fn(&[String]) -> ProbeResult; 111] = [
             processes::memory,
             processes::protection,
             processes::exits,
             processes::child_signal,
+            processes::stops,
             processes::orphans,
             processes::groups,
             start::hello,
@@ -398,6 +401,7 @@ mod tests {
             pipes::closed_ends,
             pidfds::exits,
             pidfds::errors,
+            pidfds::information,
             pidfds::of_clone,
             memory_devices::devices,
             memory_devices::nothing,

@@ -172,3 +172,35 @@ pub fn of_clone(_: &[String]) -> ProbeResult {
     let none = check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }.into());
     expect_error("no other child", none, libc::ECHILD)
 }
+
+/// `PIDFD_GET_INFO` has the ids of the process. Linux has it since 6.13.
+pub fn information(_: &[String]) -> ProbeResult {
+    // The first and the last version, with 64 and 88 bytes.
+    const GET_INFO: [u64; 2] = [0xc040_ff0b, 0xc058_ff0b];
+    let child = sleeping_child()?;
+    let file = open(child, 0)?;
+    let get = |request: u64, info: &mut [u32; 24]| {
+        // SAFETY: writes the information, which has room for all versions.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), request as _, info.as_mut_ptr()) }.into())
+    };
+    let mut results = Vec::new();
+    for request in GET_INFO {
+        let mut info = [0; 24];
+        results.push(get(request, &mut info).map(|_| [info[0] & 3, info[4], info[5], info[6], info[7]]));
+    }
+    let short = get(0xc020_ff0b, &mut [0; 24]);
+    // SAFETY: no pointer.
+    check(unsafe { libc::kill(child, libc::SIGKILL) }.into())?;
+    wait(child, 0)?;
+    if results[0].as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOTTY)) {
+        println!("  no PIDFD_GET_INFO");
+        return Ok(());
+    }
+    let (id, own) = (child as u32, std::process::id());
+    for result in results {
+        let seen = result?;
+        ensure(seen == [3, id, id, own, 0], || format!("the information on {id} is {seen:?}"))?;
+    }
+    expect_error("a structure of 32 bytes", short, libc::ENOTTY)?;
+    expect_error("a process that was waited for", get(GET_INFO[0], &mut [0; 24]), libc::ESRCH)
+}

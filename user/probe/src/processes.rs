@@ -400,3 +400,80 @@ pub fn exhaust(_: &[String]) -> ProbeResult {
     let child = fork(|| 0)?;
     expect_exit("fork afterwards", child, 0)
 }
+
+/// The state of a process in its `stat`.
+fn state(id: i32) -> Result<char, Failure> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    let (_, fields) = text.rsplit_once(") ").ok_or("no name in stat")?;
+    Ok(fields.chars().next().unwrap_or_default())
+}
+
+/// A stopped child runs again after SIGCONT; its parent is told of both.
+pub fn stops(_: &[String]) -> ProbeResult {
+    // SAFETY: no pointer.
+    let kill = |id: i32, signal: i32| check(unsafe { libc::kill(id, signal) }.into());
+    let expect_wait = |case: &str, id: i32, options: i32, expected: i32| {
+        let (_, status) = wait(id, options)?;
+        ensure(status == expected, || format!("{case}: wait status {status:#x}, not {expected:#x}"))
+    };
+    let stopped = |signal: i32| signal << 8 | 0x7f;
+    let child = fork(|| {
+        // SAFETY: no pointer.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        // SAFETY: no pointer.
+        unsafe { libc::raise(libc::SIGTSTP) };
+        7
+    })?;
+    expect_wait("stop", child, libc::WUNTRACED, stopped(libc::SIGSTOP))?;
+    ensure(state(child)? == 'T', || format!("the state is {:?}", state(child)))?;
+    ensure(wait(child, libc::WUNTRACED | libc::WNOHANG)?.0 == 0, || "the stop is returned twice".into())?;
+    kill(child, libc::SIGCONT)?;
+    expect_wait("continuation or stop", child, libc::WUNTRACED, stopped(libc::SIGTSTP))?;
+    kill(child, libc::SIGCONT)?;
+    expect_wait("exit", child, 0, 7 << 8)?;
+
+    let child = fork(|| {
+        loop {
+            // SAFETY: waits.
+            unsafe { libc::pause() };
+        }
+    })?;
+    kill(child, libc::SIGSTOP)?;
+    expect_wait("stop of a waiting child", child, libc::WUNTRACED, stopped(libc::SIGSTOP))?;
+    kill(child, libc::SIGCONT)?;
+    expect_wait("continuation", child, libc::WCONTINUED, 0xffff)?;
+    kill(child, libc::SIGSTOP)?;
+    expect_wait("second stop", child, libc::WUNTRACED, stopped(libc::SIGSTOP))?;
+    kill(child, libc::SIGTERM)?;
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    ensure(state(child)? == 'T', || "SIGTERM ends a stopped process".into())?;
+    kill(child, libc::SIGCONT)?;
+    expect_wait("SIGTERM after the continuation", child, 0, libc::SIGTERM)?;
+
+    let child = fork(|| {
+        loop {
+            std::hint::spin_loop();
+        }
+    })?;
+    kill(child, libc::SIGSTOP)?;
+    expect_wait("stop of a running child", child, libc::WUNTRACED, stopped(libc::SIGSTOP))?;
+    kill(child, libc::SIGKILL)?;
+    expect_wait("SIGKILL of a stopped child", child, 0, libc::SIGKILL)?;
+
+    let child = fork(|| {
+        let set = 1u64 << (libc::SIGTSTP - 1);
+        let mask = |how: i32| {
+            let at = std::ptr::from_ref(&set);
+            // SAFETY: reads the set.
+            unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, at, 0, 8) }
+        };
+        mask(libc::SIG_BLOCK);
+        // SAFETY: no pointer.
+        unsafe { libc::raise(libc::SIGTSTP) };
+        mask(libc::SIG_UNBLOCK);
+        3
+    })?;
+    expect_wait("stop that was blocked", child, libc::WUNTRACED, stopped(libc::SIGTSTP))?;
+    kill(child, libc::SIGCONT)?;
+    expect_wait("its exit", child, 0, 3 << 8)
+}

@@ -1518,4 +1518,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "LockAttempt::Acquired(thread)",
         oracle: Oracle::UnitTest(PROGRAM, "free_lock_is_acquired_and_another_is_marked"),
     },
+    SourceMutant {
+        name: "stop of a child returned by every wait",
+        file: "lib/program/src/process_tree.rs",
+        item: "wait",
+        from: "node.change = None;",
+        to: "",
+        oracle: Oracle::UnitTest(PROGRAM, "stop_is_returned_by_one_wait_for_stops"),
+    },
 ];
