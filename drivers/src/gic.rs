@@ -8,6 +8,7 @@
 //! interrupts are disabled at first: [`Gic::configure`], then [`Gic::enable`] them.
 
 mod common;
+pub mod its;
 mod v2;
 mod v3;
 
@@ -17,6 +18,8 @@ use alloc::vec::Vec;
 pub use common::{
     CpuTarget, DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger,
 };
+
+pub use v3::RedistributorFrame;
 
 /// The shared part of the GIC.
 pub struct Gic(Version);
@@ -72,6 +75,22 @@ impl Gic {
         match &mut self.0 {
             Version::V2(gic) => gic.enable(id, true),
             Version::V3(gic) => gic.enable(id, cpu.affinity, true),
+        }
+    }
+
+    /// GICD_TYPER of a GICv3, which describes its LPIs.
+    pub fn v3_typer(&self) -> Option<u32> {
+        match &self.0 {
+            Version::V2(_) => None,
+            Version::V3(gic) => Some(gic.typer()),
+        }
+    }
+
+    /// The redistributor of a CPU of a GICv3.
+    pub fn redistributor(&mut self, cpu: CpuTarget) -> Result<RedistributorFrame<'_>, GicError> {
+        match &mut self.0 {
+            Version::V2(_) => Err(GicError::NoRedistributor(cpu.affinity)),
+            Version::V3(gic) => gic.find_redistributor(cpu.affinity),
         }
     }
 

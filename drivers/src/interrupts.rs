@@ -116,6 +116,19 @@ impl Controller {
     }
 }
 
+impl Controller {
+    /// The GIC with a CPU of it, if the controller is one.
+    ///
+    /// # Errors
+    /// [`InterruptError::Foreign`].
+    pub fn gic(&mut self, cpu: InterruptTarget) -> Result<(&mut gic::Gic, gic::CpuTarget), InterruptError> {
+        match (self, cpu) {
+            (Self::Gic(gic), InterruptTarget::Gic(cpu)) => Ok((gic, cpu)),
+            _ => Err(InterruptError::Foreign),
+        }
+    }
+}
+
 /// An interrupt received by a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReceivedInterrupt {

@@ -106,6 +106,33 @@ macro_rules! access {
     };
 }
 
+/// Registers known by their offset in bytes: a [`MmioWindow`], a part of one, or a model in tests.
+pub trait RegisterAccess {
+    /// Reads 32 bits at `offset`.
+    fn read32(&self, offset: u64) -> u32;
+    /// Reads 64 bits at `offset`.
+    fn read64(&self, offset: u64) -> u64;
+    /// Writes 32 bits at `offset`.
+    fn write32(&mut self, offset: u64, value: u32);
+    /// Writes 64 bits at `offset`.
+    fn write64(&mut self, offset: u64, value: u64);
+}
+
+impl RegisterAccess for MmioWindow {
+    fn read32(&self, offset: u64) -> u32 {
+        Self::read32(self, offset)
+    }
+    fn read64(&self, offset: u64) -> u64 {
+        Self::read64(self, offset)
+    }
+    fn write32(&mut self, offset: u64, value: u32) {
+        Self::write32(self, offset, value);
+    }
+    fn write64(&mut self, offset: u64, value: u64) {
+        Self::write64(self, offset, value);
+    }
+}
+
 /// A window is shorter than the register block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort {

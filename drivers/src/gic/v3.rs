@@ -4,7 +4,7 @@
 //! [`poll_until`]: the kernel does not run without a redistributor that wakes up.
 
 use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
-use crate::mmio::MmioWindow;
+use crate::mmio::{MmioWindow, RegisterAccess};
 use crate::poll::poll_until;
 use alloc::vec::Vec;
 use arch::timer::Deadline;
@@ -28,6 +28,7 @@ const SGI_FRAME: u64 = 0x1_0000;
 const RWP_TIMEOUT_NS: u64 = 1_000_000_000;
 const GICD_CTLR: u64 = 0;
 const GICD_TYPER: u64 = 0x4;
+const GICR_TYPER: u64 = 0x8;
 const ICENABLER: u64 = 0x180;
 const ICPENDR: u64 = 0x280;
 const ICACTIVER: u64 = 0x380;
@@ -35,6 +36,42 @@ const ICACTIVER: u64 = 0x380;
 pub(super) struct DistributorV3 {
     gicd: GicDistributor<'static>,
     regions: Vec<MmioWindow>,
+    /// GICD_TYPER.
+    typer: u32,
+}
+
+/// The registers of a CPU's redistributor, by their offset in frame RD.
+pub struct RedistributorFrame<'a> {
+    region: &'a mut MmioWindow,
+    offset: u64,
+    index: usize,
+}
+
+impl RedistributorFrame<'_> {
+    /// Its place: the index of its region, and the offset there.
+    pub fn place(&self) -> (usize, u64) {
+        (self.index, self.offset)
+    }
+
+    /// GICR_TYPER.Processor_Number.
+    pub fn number(&self) -> u16 {
+        (self.read32(GICR_TYPER) >> 8) as u16
+    }
+}
+
+impl RegisterAccess for RedistributorFrame<'_> {
+    fn read32(&self, offset: u64) -> u32 {
+        self.region.read32(self.offset + offset)
+    }
+    fn read64(&self, offset: u64) -> u64 {
+        self.region.read64(self.offset + offset)
+    }
+    fn write32(&mut self, offset: u64, value: u32) {
+        self.region.write32(self.offset + offset, value);
+    }
+    fn write64(&mut self, offset: u64, value: u64) {
+        self.region.write64(self.offset + offset, value);
+    }
 }
 
 // SAFETY: both are pointers to registers that any CPU may access; `&mut self` excludes concurrent accesses.
@@ -45,12 +82,13 @@ impl DistributorV3 {
         registers.at_least(size_of::<Gicd>() as u64)?;
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
         disable_spis(&mut registers)?;
+        let typer = registers.read32(GICD_TYPER);
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
         let pointer = NonNull::new(pointer).expect("a window is not at address 0");
         // SAFETY: mapped registers of at least this size, as the window guarantees (checked above), which
         // this function owns and accesses through this pointer only.
         let gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(pointer) });
-        let mut gic = Self { gicd, regions };
+        let mut gic = Self { gicd, regions, typer };
         gic.init();
         Ok(gic)
     }
@@ -67,7 +105,7 @@ impl DistributorV3 {
         // Fails if the redistributor is awake already.
         let _ = redistributor.mark_core_awake();
         redistributor.configure_default_settings();
-        let (region, offset) = self.find_redistributor(affinity)?;
+        let RedistributorFrame { region, offset, .. } = self.find_redistributor(affinity)?;
         clear_state(region, offset + SGI_FRAME, 0);
         let mut redistributor = self.redistributor(affinity)?;
         for id in (0..16).map(IntId::sgi) {
@@ -132,18 +170,23 @@ impl DistributorV3 {
 
     /// The redistributor whose GICR_TYPER has this affinity.
     fn redistributor(&mut self, affinity: u64) -> Result<GicRedistributor<'_>, GicError> {
-        self.find_redistributor(affinity).map(|(region, offset)| frames_at(region, offset))
+        self.find_redistributor(affinity).map(|found| frames_at(found.region, found.offset))
     }
 
-    /// The region of the redistributor with this affinity, and its offset there.
-    fn find_redistributor(&mut self, affinity: u64) -> Result<(&mut MmioWindow, u64), GicError> {
-        for region in &mut self.regions {
+    /// GICD_TYPER.
+    pub(super) fn typer(&self) -> u32 {
+        self.typer
+    }
+
+    /// The registers of the redistributor with this affinity.
+    pub(super) fn find_redistributor(&mut self, affinity: u64) -> Result<RedistributorFrame<'_>, GicError> {
+        for (index, region) in self.regions.iter_mut().enumerate() {
             let mut offset = 0;
             while offset + FRAMES <= region.len() {
                 let frames = frames_at(region, offset);
                 let typer = frames.typer();
                 if typer.core_mpidr() == affinity {
-                    return Ok((region, offset));
+                    return Ok(RedistributorFrame { region, offset, index });
                 }
                 if typer.last_redistributor() {
                     break;
