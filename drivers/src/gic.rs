@@ -10,6 +10,7 @@
 mod common;
 pub mod its;
 mod v2;
+pub mod v2m;
 mod v3;
 
 use crate::mmio::MmioWindow;
@@ -75,6 +76,14 @@ impl Gic {
         match &mut self.0 {
             Version::V2(gic) => gic.enable(id, true),
             Version::V3(gic) => gic.enable(id, cpu.affinity, true),
+        }
+    }
+
+    /// Clears the pending state of a disabled SPI of a GICv2.
+    pub fn clear_pending(&mut self, id: IntId) -> Result<(), GicError> {
+        match &mut self.0 {
+            Version::V2(gic) => gic.clear_pending(id),
+            Version::V3(_) => Err(GicError::Refused(id)),
         }
     }
 

@@ -161,6 +161,12 @@ impl DistributorV2 {
         Ok(())
     }
 
+    pub(super) fn clear_pending(&mut self, id: IntId) -> Result<(), GicError> {
+        let at = self.checked(id)?;
+        self.registers.icpendr[at / 32].set(1 << (at % 32));
+        Ok(())
+    }
+
     fn checked(&self, id: IntId) -> Result<usize, GicError> {
         let number = id.raw_value();
         if number < self.count { Ok(number as usize) } else { Err(GicError::NotImplemented(id)) }
@@ -234,7 +240,10 @@ mod tests {
         gicd.set32(0xc00 + 4 * 6, 0x0202_0202);
         gic.configure(edge(IntId::spi(77)), 0x80, cpu).unwrap();
         gic.enable(IntId::spi(77), cpu).unwrap();
+        gicd.set32(0x28c, 0);
+        gic.clear_pending(IntId::spi(77)).unwrap();
         let id = 77 + 32;
+        assert_eq!(gicd.get32(0x28c), 1 << (id % 32));
         assert_eq!(gicd.get32(0xc00 + 4 * 6), 0x0a02_0202);
         assert_eq!(gicd.get32(0x400 + id / 4 * 4), 0xa0a0_80a0);
         assert_eq!(gicd.get32(0x800 + id / 4 * 4), 0x0000_0200);
