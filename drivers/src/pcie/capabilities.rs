@@ -20,8 +20,12 @@ pub struct Capability {
 }
 
 impl Capability {
+    /// The ID of message-signalled interrupts.
+    pub const MSI: u8 = 0x05;
     /// The ID of PCI Express.
     pub const EXPRESS: u8 = 0x10;
+    /// The ID of MSI-X.
+    pub const MSI_X: u8 = 0x11;
 }
 
 /// Iterator over the capabilities of a function. Stops at a loop or at a pointer into the header.

@@ -58,10 +58,11 @@ fn disable_all(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<
     masters
 }
 
-/// Disables memory and I/O decoding, bus mastering, INTx, and the address translation services that firmware
-/// enabled: with ATS, a function may send addresses that the SMMU takes for translated.
+/// Disables memory and I/O decoding, bus mastering, INTx and messages, and the address translation services
+/// that firmware enabled: with ATS, a function may send addresses that the SMMU takes for translated.
 fn quiesce(config: &mut impl ConfigSpace, at: Bdf) {
     config.write16(at, COMMAND, INTX_OFF);
+    super::msi::disable_all(config, at);
     if !Capabilities::of(config, at).any(|found| found.id == Capability::EXPRESS) {
         return;
     }

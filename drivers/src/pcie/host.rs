@@ -4,6 +4,7 @@ use super::address::Bdf;
 use super::config::{ConfigSpace, Ecam};
 use super::description::{HostDescription, Phandle};
 use super::function::{Bridge, COMMAND, Function, INTX_OFF, MASTER, MEMORY};
+use super::msi::{self, Message, MsiCapabilityError};
 use super::problem::Problem;
 use super::{assign, enumerate};
 use crate::gic::GicInterrupt;
@@ -216,6 +217,26 @@ impl<C: ConfigSpace> Host<C> {
 
     fn is_present(&self, at: Bdf) -> bool {
         enumerate::is_present(&self.config, at)
+    }
+
+    /// The controller of the function's messages and its device ID there; `None` without a controller.
+    pub fn message_controller(&self, function: &Function) -> Option<(Phandle, u32)> {
+        self.description.msi.lookup(function.requester)
+    }
+
+    /// Whether the function can send messages.
+    pub fn has_msi(&self, function: &Function) -> bool {
+        msi::capability(&self.config, function.bdf).is_some()
+    }
+
+    /// Makes the function send `message` in place of INTx, as soon as it is a bus master.
+    ///
+    /// # Errors
+    /// [`MsiCapabilityError`]; nothing is changed.
+    pub fn enable_msi(&mut self, bdf: Bdf, message: Message) -> Result<(), MsiCapabilityError> {
+        msi::enable(&mut self.config, bdf, message)?;
+        self.change_command(bdf, INTX_OFF, 0);
+        Ok(())
     }
 
     /// Enables or disables the function's INTx.

@@ -1,10 +1,10 @@
 //! PCI Express behind an ECAM host bridge: configuration space, enumeration across bridges, BAR assignment,
-//! INTx and requester IDs.
+//! interrupts and requester IDs.
 //!
 //! [`Host::enumerate`] disables every function, numbers all buses, sizes and assigns all BARs, and returns a
 //! list of [`Function`]s that decode memory. They become bus masters and raise interrupts only after
-//! [`Host::enable_bus_master`] and [`Host::enable_intx`]. I/O space is not used. Enumeration must precede the
-//! first stream attachment of an SMMU, since stream IDs depend on bus numbers.
+//! [`Host::enable_bus_master`] and [`Host::enable_intx`] or [`Host::enable_msi`]. I/O space is not used.
+//! Enumeration must precede the first stream attachment of an SMMU, since stream IDs depend on bus numbers.
 
 mod address;
 mod assign;
@@ -17,6 +17,7 @@ mod enumerate;
 mod fake;
 mod function;
 mod host;
+mod msi;
 mod problem;
 
 pub use address::Bdf;
@@ -29,4 +30,5 @@ pub use description::{
 };
 pub use function::{Bridge, ClassCode, Function, LinkType};
 pub use host::{Host, IsolateError, MasterError, StreamLive};
+pub use msi::{Message, MsiCapabilityError};
 pub use problem::Problem;
