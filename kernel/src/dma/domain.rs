@@ -206,6 +206,24 @@ impl Domain {
         }
     }
 
+    /// Returns the address of a doorbell for the devices of the domain: the register at physical address
+    /// `doorbell`, mapped until the domain is dropped.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::AboveIommu`],
+    /// [`DmaError::IommuTimeout`].
+    ///
+    /// # Safety
+    /// Devices may write to the doorbell, and to the other registers in its page.
+    pub unsafe fn doorbell(&self, doorbell: PhysAddr) -> Result<u64, DmaError> {
+        let DomainTranslation::Smmu(domain) = &self.translation else { return Ok(doorbell.raw()) };
+        let offset = doorbell.raw() % PAGE_SIZE;
+        let page = PhysAddr::new(doorbell.raw() - offset);
+        // SAFETY: passed on to the caller.
+        let at = unsafe { domain.iova_space.lock().map_doorbell(page) }?;
+        Ok(at.raw() + offset)
+    }
+
     /// Calls `visit` for each leaf descriptor of `range` in ascending order; never without translation.
     pub fn leaves(&self, range: AddrRange<Iova>, mut visit: impl FnMut(Leaf<Iova>)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
@@ -218,7 +236,7 @@ impl Domain {
     }
 
     /// Calls `visit` for each leaf descriptor of the domain in ascending order, with whether its first and
-    /// its last page are allocated.
+    /// its last page are allocated, or it is a doorbell's.
     pub fn all_leaves(&self, visit: impl FnMut(Leaf<Iova>, bool)) {
         let DomainTranslation::Smmu(domain) = &self.translation else { return };
         let (small, end) = (domain.small.get(), domain.iova_space.lock().end());
@@ -232,7 +250,8 @@ impl Domain {
                 };
                 iova_space.leaves_until(rest, |leaf| {
                     let last = leaf.at + (leaf.bytes - PAGE_SIZE);
-                    read(leaf, is_allocated(leaf.at) && is_allocated(last))
+                    let is_allocated = is_allocated(leaf.at) && is_allocated(last);
+                    read(leaf, is_allocated || iova_space.is_doorbell(&leaf))
                 });
             },
             visit,

@@ -5,7 +5,9 @@ use crate::debug::{self, FailPoint};
 use crate::iommu::{Smmu, Tables};
 use crate::memory;
 use ::memory::{RangeAllocator, RangeError};
-use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
+use alloc::vec::Vec;
+use core::iter;
 use core::ops::ControlFlow;
 use dma_api::DmaError;
 use drivers::iommu::Stale;
@@ -22,6 +24,10 @@ pub(super) struct IovaSpace {
     smmu: &'static Smmu,
     ranges: RangeAllocator<Iova>,
     domain: smmu::PagingDomain,
+    /// The mapped doorbell pages, from the start of [`MSI_DOORBELLS`] on.
+    doorbells: Vec<PhysAddr>,
+    /// Whether devices can use [`MSI_DOORBELLS`].
+    has_doorbells: bool,
 }
 
 impl IovaSpace {
@@ -36,9 +42,12 @@ impl IovaSpace {
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
         let mut ranges = RangeAllocator::with_guard(space, debug::GUARD_BYTES);
         let [start, end] = MSI_DOORBELLS;
-        ranges.reserve(AddrRange::new(start, end));
+        let doorbells = AddrRange::new(start, end);
+        ranges.reserve(doorbells);
         unusable.iter().for_each(|&range| ranges.reserve(range));
-        Self { smmu, ranges, domain }
+        let has_doorbells =
+            space.covers(&doorbells) && !unusable.iter().any(|range| range.overlaps(&doorbells));
+        Self { smmu, ranges, domain, doorbells: Vec::new(), has_doorbells }
     }
 
     pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {
@@ -58,6 +67,38 @@ impl IovaSpace {
     /// Returns whether the page at `at` is allocated.
     pub fn is_allocated(&self, at: Iova) -> bool {
         self.ranges.is_allocated(at)
+    }
+
+    /// Whether a leaf is the mapping of a doorbell page.
+    pub fn is_doorbell(&self, leaf: &Leaf<Iova>) -> bool {
+        let index = (leaf.at.raw()).checked_sub(MSI_DOORBELLS[0].raw()).map(|offset| offset / PAGE_SIZE);
+        let page = index.and_then(|index| self.doorbells.get(index as usize));
+        leaf.bytes == PAGE_SIZE && page.is_some_and(|&page| leaf.output().start() == page)
+    }
+
+    /// Maps the page of a doorbell as Device memory, once and until the space is dropped.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfIova`] if devices cannot use the addresses of doorbells, [`DmaError::OutOfTables`],
+    /// [`DmaError::AboveIommu`], [`DmaError::IommuTimeout`].
+    ///
+    /// # Safety
+    /// `page` is a page of registers in which devices may write to the doorbell.
+    pub unsafe fn map_doorbell(&mut self, page: PhysAddr) -> Result<Iova, DmaError> {
+        let known = self.doorbells.iter().position(|&known| known == page);
+        let at = MSI_DOORBELLS[0] + known.unwrap_or(self.doorbells.len()) as u64 * PAGE_SIZE;
+        if !self.has_doorbells || at >= MSI_DOORBELLS[1] || debug::fail_point(FailPoint::Iova) {
+            return Err(DmaError::OutOfIova { len: PAGE_SIZE, highest: self.end() });
+        }
+        if known.is_some() {
+            return Ok(at);
+        }
+        self.doorbells.try_reserve(1).map_err(|_| DmaError::OutOfTables)?;
+        let mapping = Mapping::read_write(MemoryType::Device);
+        // SAFETY: no frame of memory; the page is never unmapped.
+        unsafe { self.map_at(iter::once(Chunk::page(Pfn::containing(page))), at, mapping) }?;
+        self.doorbells.push(page);
+        Ok(at)
     }
 
     /// Calls `visit` for each leaf descriptor of `range` in ascending order, until it breaks.
@@ -150,28 +191,47 @@ impl IovaSpace {
         range: AddrRange<Iova>,
         mapping: Mapping,
     ) -> Result<(), DmaError> {
-        let commands = self.smmu.command_queue();
+        // SAFETY: passed on to the caller.
+        let mapped = unsafe { self.map_at(chunks, range.start(), mapping) };
+        match mapped {
+            Ok(()) => {}
+            Err(DmaError::IommuTimeout) => log::error!("IOMMU: {range:?} leaked"),
+            Err(_) => self.free(range),
+        }
+        mapped
+    }
+
+    /// Maps `chunks` at `at`, where nothing is mapped.
+    ///
+    /// # Errors
+    /// After [`DmaError::IommuTimeout`] the IOTLB may still hold a part of the mapping.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`](super::Domain::map).
+    unsafe fn map_at(
+        &mut self,
+        chunks: impl Iterator<Item: FrameRun>,
+        at: Iova,
+        mapping: Mapping,
+    ) -> Result<(), DmaError> {
         if debug::fail_point(FailPoint::Maps) {
-            self.free(range);
             return Err(DmaError::OutOfTables);
         }
+        let commands = self.smmu.command_queue();
         // SAFETY: passed on to the caller.
-        let mapped = unsafe { self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) };
-        let error = match mapped {
-            Ok(()) => return Ok(()),
+        match unsafe { self.domain.map(&mut Tables, commands, at, chunks, mapping) } {
+            Ok(()) => Ok(()),
             Err(DomainMapError::NotInvalidated { error, .. }) => {
-                log::error!("IOMMU: {range:?} leaked: {error:?}");
-                return Err(DmaError::IommuTimeout);
+                log::error!("IOMMU: mapping at {at}: {error:?}");
+                Err(DmaError::IommuTimeout)
             }
-            Err(DomainMapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
+            Err(DomainMapError::Table(pagetable::MapError::OutOfTables)) => Err(DmaError::OutOfTables),
             Err(DomainMapError::Table(pagetable::MapError::OutputTooLarge { last, highest })) => {
-                DmaError::AboveIommu { last, highest }
+                Err(DmaError::AboveIommu { last, highest })
             }
             // The range was free, aligned and in the domain; any other error is a broken invariant.
-            Err(error) => panic!("map of {range:?}: {error:?}"),
-        };
-        self.free(range);
-        Err(error)
+            Err(error) => panic!("map at {at}: {error:?}"),
+        }
     }
 
     /// Clears the descriptors of a range that a single call mapped.
