@@ -86,7 +86,7 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
 
 fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
-        board::GicDescription::V2 { distributor, cpu_interface } => {
+        board::GicDescription::V2 { distributor, cpu_interface, .. } => {
             // SAFETY: a GICv2 by the device tree.
             unsafe { secure_interrupts::claim_v2(*distributor, *cpu_interface) };
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)

@@ -7,6 +7,7 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec;
 use alloc::vec::Vec;
 use drivers::bcm2836::InterruptSource;
+use drivers::gic::its::ItsIntegration;
 use drivers::gic::{GicInterrupt, IntId, Trigger};
 use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
@@ -15,11 +16,21 @@ const GIC_V2: [&str; 5] =
     ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-v2"];
 const GIC_V3: [&str; 1] = ["arm,gic-v3"];
 const GIC_V3_ITS: [&str; 1] = ["arm,gic-v3-its"];
+const GIC_V2M: [&str; 1] = ["arm,gic-v2m-frame"];
+/// The messages of a SynQuacer pass through another address than the doorbell's.
+const PRE_ITS: &str = "socionext,synquacer-pre-its";
+/// Machines whose GIC reaches the first 4 GiB only, and machines whose GIC does not snoop although its
+/// registers say so (Rockchip errata 3568002 and 3588001, Renesas R-Car Gen4).
+const GIC_BELOW_4_GIB: [&str; 5] =
+    ["rockchip,rk3566", "rockchip,rk3568", "renesas,r8a779f0", "renesas,r8a779g0", "renesas,r8a779h0"];
+const GIC_NON_COHERENT: [&str; 2] = ["rockchip,rk3588", "rockchip,rk3588s"];
 const BCM2836_LOCAL: [&str; 1] = ["brcm,bcm2836-l1-intc"];
 const BCM2836_PERIPHERALS: [&str; 1] = ["brcm,bcm2836-armctrl-ic"];
 
 /// The maximum number of SPIs of a GIC.
 const SPIS: u32 = IntId::MAX_SPI_COUNT;
+/// The maximum number of ITSs or message frames, so that they fit in the early heap.
+const MAX_MESSAGE_CONTROLLERS: usize = 16;
 
 /// The machine's interrupt controller.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,17 +53,19 @@ impl InterruptController {
             let peripherals = tree.compatible(&BCM2836_PERIPHERALS).next()?;
             return Some(Self::read_bcm2836(node, &peripherals));
         }
-        GicDescription::read(node).map(|gic| gic.map(Self::Gic))
+        GicDescription::read(tree, node).map(|gic| gic.map(Self::Gic))
     }
 
     /// The register ranges.
     pub(super) fn registers(&self) -> Vec<AddrRange<PhysAddr>> {
         match self {
-            Self::Gic(GicDescription::V2 { distributor, cpu_interface }) => {
-                vec![*distributor, *cpu_interface]
+            Self::Gic(GicDescription::V2 { distributor, cpu_interface, frames }) => {
+                let frames = frames.iter().map(|frame| frame.registers);
+                [*distributor, *cpu_interface].into_iter().chain(frames).collect()
             }
             Self::Gic(GicDescription::V3 { distributor, redistributors, its }) => {
-                [&[*distributor][..], redistributors, its].concat()
+                let its = its.iter().map(|its| its.registers);
+                [*distributor].into_iter().chain(redistributors.iter().copied()).chain(its).collect()
             }
             Self::Bcm2836 { local, peripherals } => vec![*local, *peripherals],
         }
@@ -72,6 +85,8 @@ pub enum GicDescription {
         distributor: AddrRange<PhysAddr>,
         /// GICC, banked: at the same address on each CPU.
         cpu_interface: AddrRange<PhysAddr>,
+        /// The message frames (GICv2m).
+        frames: Vec<V2mDescription>,
     },
     /// GICv3 and GICv4; the CPU interface consists of system registers.
     V3 {
@@ -80,27 +95,65 @@ pub enum GicDescription {
         /// GICR: regions with the redistributors of several CPUs each.
         redistributors: Vec<AddrRange<PhysAddr>>,
         /// The interrupt translation services (ITS).
-        its: Vec<AddrRange<PhysAddr>>,
+        its: Vec<ItsDescription>,
     },
+}
+
+/// An interrupt translation service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ItsDescription {
+    /// The phandle, to which an `msi-map` refers.
+    pub phandle: Option<Phandle>,
+    /// Both frames.
+    pub registers: AddrRange<PhysAddr>,
+    /// Deviations of the machine.
+    pub integration: ItsIntegration,
+}
+
+/// A message frame of a GICv2.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct V2mDescription {
+    /// The phandle, to which an `msi-map` refers.
+    pub phandle: Option<Phandle>,
+    /// The registers.
+    pub registers: AddrRange<PhysAddr>,
+    /// The first INTID and the number of SPIs, if the register is wrong.
+    pub range: Option<(u32, u32)>,
+    /// The SPIs of all devices in the tree, which are not for messages.
+    pub wired: Vec<IntId>,
 }
 
 impl GicDescription {
     /// The GIC at `node`; `None` if the node is not a GIC.
-    pub(super) fn read(node: &TreeNode<'_>) -> Option<Result<Self, NodeError>> {
+    pub(super) fn read(tree: &DeviceTree<'_>, node: &TreeNode<'_>) -> Option<Result<Self, NodeError>> {
         if node.is_compatible(&GIC_V3) {
-            Some(Self::read_v3(node))
+            Some(Self::read_v3(tree, node))
         } else if node.is_compatible(&GIC_V2) {
-            Some(Self::read_v2(node))
+            Some(Self::read_v2(tree, node))
         } else {
             None
         }
     }
 
-    fn read_v2(node: &TreeNode<'_>) -> Result<Self, NodeError> {
-        Ok(Self::V2 { distributor: node.reg(0)?, cpu_interface: node.reg(1)? })
+    fn read_v2(tree: &DeviceTree<'_>, node: &TreeNode<'_>) -> Result<Self, NodeError> {
+        let frames = node.children().filter(|child| child.is_compatible(&GIC_V2M) && child.is_enabled());
+        let frames = frames.filter_map(|frame| {
+            let cell = |name| frame.cell(name);
+            Some(V2mDescription {
+                phandle: frame.phandle(),
+                registers: frame.reg(0).ok()?,
+                range: cell("arm,msi-base-spi").zip(cell("arm,msi-num-spis")),
+                wired: tree.wired_spis(),
+            })
+        });
+        Ok(Self::V2 {
+            distributor: node.reg(0)?,
+            cpu_interface: node.reg(1)?,
+            frames: frames.take(MAX_MESSAGE_CONTROLLERS).collect(),
+        })
     }
 
-    fn read_v3(node: &TreeNode<'_>) -> Result<Self, NodeError> {
+    fn read_v3(tree: &DeviceTree<'_>, node: &TreeNode<'_>) -> Result<Self, NodeError> {
         let regions = node.cell("#redistributor-regions").unwrap_or(1).max(1) as usize;
         let redistributors = node.regs()?.skip(1).take(regions);
         let redistributors =
@@ -108,8 +161,19 @@ impl GicDescription {
         if redistributors.len() != regions {
             return Err(NodeError::Malformed("#redistributor-regions"));
         }
+        let root = tree.root();
+        let integration = |its: &TreeNode<'_>| ItsIntegration {
+            non_coherent: root.is_compatible(&GIC_NON_COHERENT)
+                || its.property("dma-noncoherent").is_some()
+                || node.property("dma-noncoherent").is_some(),
+            below_4_gib: root.is_compatible(&GIC_BELOW_4_GIB),
+        };
         let its = node.children().filter(|child| child.is_compatible(&GIC_V3_ITS) && child.is_enabled());
-        let its = its.filter_map(|its| its.reg(0).ok()).collect();
+        let its = its.filter(|its| its.property(PRE_ITS).is_none()).filter_map(|its| {
+            let (phandle, integration) = (its.phandle(), integration(&its));
+            Some(ItsDescription { phandle, registers: its.reg(0).ok()?, integration })
+        });
+        let its = its.take(MAX_MESSAGE_CONTROLLERS).collect();
         Ok(Self::V3 { distributor: node.reg(0)?, redistributors, its })
     }
 }
@@ -143,6 +207,23 @@ impl<'a> DeviceTree<'a> {
         }
         let parent = self.interrupt_controller(Phandle(cells.next().ok_or(NodeError::Missing(NAME))?))?;
         interrupt_at(cells, 0, &parent)
+    }
+
+    /// The SPIs in `interrupts` of all devices, each once.
+    fn wired_spis(&self) -> Vec<IntId> {
+        let mut wired = Vec::new();
+        for node in self.nodes().filter(TreeNode::is_enabled) {
+            let interrupts = (0..SPIS as usize).map_while(|index| self.interrupt(&node, index).ok());
+            for interrupt in interrupts {
+                match interrupt {
+                    Interrupt::Gic(GicInterrupt { id, .. }) if id.is_spi() && !wired.contains(&id) => {
+                        wired.push(id);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        wired
     }
 
     /// The supported interrupt controller with this phandle.
@@ -282,26 +363,53 @@ mod tests {
 
     #[test]
     fn gic_v2_and_v3_registers_are_read() {
-        let blob = fixture::virt().to_dtb();
-        let tree = DeviceTree::new(&blob).unwrap();
         let range = |start, len| AddrRange::from_len(PhysAddr::new(start), len).unwrap();
-        let gic = GicDescription::read(&tree.find("/intc").unwrap());
-        let v3 = GicDescription::V3 {
+        let read = |model: &TreeModel| {
+            let blob = model.to_dtb();
+            let tree = DeviceTree::new(&blob).unwrap();
+            GicDescription::read(&tree, &tree.find("/intc").unwrap())
+        };
+        let v3 = |integration| GicDescription::V3 {
             distributor: range(0x800_0000, 0x1_0000),
             redistributors: vec![range(0x80a_0000, 0xf6_0000)],
-            its: vec![range(0x808_0000, 0x2_0000)],
+            its: vec![ItsDescription {
+                phandle: Some(Phandle(fixture::ITS)),
+                registers: range(0x808_0000, 0x2_0000),
+                integration,
+            }],
         };
-        assert_eq!(gic, Some(Ok(v3)));
+        let mut model = fixture::virt();
+        assert_eq!(read(&model), Some(Ok(v3(ItsIntegration::default()))));
+        model.root.add_property(fixture::text("compatible", "radxa,rock-5b\0rockchip,rk3588"));
+        assert_eq!(read(&model), Some(Ok(v3(ItsIntegration { non_coherent: true, below_4_gib: false }))));
+        model.root.add_property(fixture::text("compatible", "rockchip,rk3568"));
+        fixture::find(&mut model, "/intc/its").add_property(fixture::cells("dma-noncoherent", &[]));
+        assert_eq!(read(&model), Some(Ok(v3(ItsIntegration { non_coherent: true, below_4_gib: true }))));
+        fixture::find(&mut model, "/intc/its").add_property(fixture::cells(PRE_ITS, &[0, 0x5800_0000]));
+        assert!(matches!(read(&model), Some(Ok(GicDescription::V3 { its, .. })) if its.is_empty()));
 
         let mut model = fixture::virt();
         fixture::make_gic_v2(&mut model);
-        let blob = model.to_dtb();
-        let gic = GicDescription::read(&DeviceTree::new(&blob).unwrap().find("/intc").unwrap());
-        let v2 = GicDescription::V2 {
+        let v2 = |frames| GicDescription::V2 {
             distributor: range(0x800_0000, 0x1_0000),
             cpu_interface: range(0x801_0000, 0x1_0000),
+            frames,
         };
-        assert_eq!(gic, Some(Ok(v2)));
+        assert_eq!(read(&model), Some(Ok(v2(vec![]))));
+        let frame = fixture::node("v2m@8020000")
+            .property(fixture::text("compatible", "arm,gic-v2m-frame"))
+            .property(fixture::cells("phandle", &[0x99]))
+            .property(fixture::cells("arm,msi-base-spi", &[80]))
+            .property(fixture::cells("arm,msi-num-spis", &[64]))
+            .property(fixture::cells("reg", &[0, 0x802_0000, 0, 0x1000]));
+        fixture::find(&mut model, "/intc").add_child(frame.build());
+        let frame = V2mDescription {
+            phandle: Some(Phandle(0x99)),
+            registers: range(0x802_0000, 0x1000),
+            range: Some((80, 64)),
+            wired: [74, 75, 76, 77, 1].map(IntId::spi).into(),
+        };
+        assert_eq!(read(&model), Some(Ok(v2(vec![frame]))));
     }
 
     #[test]
@@ -342,7 +450,8 @@ mod tests {
         let mut model = fixture::virt();
         fixture::find(&mut model, "/intc").add_property(fixture::cells("#redistributor-regions", &[2]));
         let blob = model.to_dtb();
-        let gic = GicDescription::read(&DeviceTree::new(&blob).unwrap().find("/intc").unwrap());
+        let tree = DeviceTree::new(&blob).unwrap();
+        let gic = GicDescription::read(&tree, &tree.find("/intc").unwrap());
         assert_eq!(gic, Some(Err(NodeError::Malformed("#redistributor-regions"))));
     }
 }

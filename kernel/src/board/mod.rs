@@ -31,7 +31,7 @@ pub use bootargs::{ArgumentError, BadArgument, BootArgs, BootArgument, Glob, Soa
 pub use console::{Uart, UartKind};
 pub use cpus::{CpuDescription, EnableMethod, TimerInterrupts};
 pub use device_tree::{DeviceTree, DeviceTreeError, MAX_DEVICE_TREE_BYTES, total_size};
-pub use interrupts::{GicDescription, InterruptController};
+pub use interrupts::{GicDescription, InterruptController, ItsDescription, V2mDescription};
 pub use memory::Reservation;
 pub use node::TreeNode;
 pub use node_error::NodeError;

@@ -32,7 +32,7 @@ impl<'a> DeviceTree<'a> {
             windows: windows(node)?,
             interrupts: self.interrupt_map(node)?,
             iommu: requester_map(node, ["iommu-map", "iommu-map-mask"])?,
-            msi: requester_map(node, ["msi-map", "msi-map-mask"])?,
+            msi: message_map(node)?,
             dma: node.pci_dma_windows()?,
             reserved_iovas: self.reserved_iovas(node)?,
             coherent: node.is_coherent(),
@@ -148,6 +148,17 @@ fn interrupt_mask(node: &TreeNode<'_>) -> Result<(u16, u8), NodeError> {
     }
 }
 
+/// The `msi-map`, or an `msi-parent`, to which the device IDs are the requester IDs.
+fn message_map(node: &TreeNode<'_>) -> Result<RequesterMap, NodeError> {
+    match node.cell("msi-parent") {
+        Some(parent) if node.property("msi-map").is_none() => {
+            let range = RequesterRange { first: 0, len: 0x1_0000, controller: Phandle(parent), base: 0 };
+            Ok(RequesterMap { mask: u16::MAX, ranges: Vec::from([range]) })
+        }
+        _ => requester_map(node, ["msi-map", "msi-map-mask"]),
+    }
+}
+
 /// An `iommu-map` or `msi-map`: requester ID, controller, ID at the controller, length.
 fn requester_map(node: &TreeNode<'_>, [name, mask]: [&'static str; 2]) -> Result<RequesterMap, NodeError> {
     let mask = node.cell(mask).map_or(u16::MAX, |mask| mask as u16);
@@ -223,6 +234,17 @@ mod tests {
             [0xf, 0x1f, 0x20].map(|id| host.msi.lookup(id)),
             [None, Some((Phandle(fixture::ITS), 0x30f)), None]
         );
+    }
+
+    #[test]
+    fn message_controller_without_a_map_gets_requester_ids() {
+        let mut model = fixture::virt();
+        let node = fixture::find(&mut model, "/pcie");
+        node.remove_property("msi-map");
+        node.add_property(fixture::cells("msi-parent", &[fixture::ITS]));
+        let blob = model.to_dtb();
+        let host = DeviceTree::new(&blob).unwrap().pci_hosts().next().unwrap().1.unwrap();
+        assert_eq!(host.msi.lookup(0x108), Some((Phandle(fixture::ITS), 0x108)));
     }
 
     #[test]

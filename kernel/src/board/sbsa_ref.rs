@@ -5,12 +5,13 @@
 //! All RAM is above 4 GiB: a device with 32 address bits reaches memory only through the SMMU.
 
 use super::{
-    DeviceTree, GicDescription, InterruptController, NodeError, Platform, PlatformDevice, SmmuDescription,
-    TimerInterrupts, Uart, UartKind,
+    DeviceTree, GicDescription, InterruptController, ItsDescription, NodeError, Platform, PlatformDevice,
+    SmmuDescription, TimerInterrupts, Uart, UartKind,
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use drivers::direct::BusWindow;
+use drivers::gic::its::ItsIntegration;
 use drivers::gic::{GicInterrupt, IntId, Trigger};
 use drivers::pcie::{
     HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
@@ -42,7 +43,11 @@ pub(super) fn complete(platform: &mut Platform) {
     platform.interrupts = Some(InterruptController::Gic(GicDescription::V3 {
         distributor: range(0x4006_0000, 0x1_0000),
         redistributors: Vec::from([range(0x4008_0000, 0x400_0000)]),
-        its: Vec::from([range(0x4408_1000, 0x2_0000)]),
+        its: Vec::from([ItsDescription {
+            phandle: Some(ITS),
+            registers: range(0x4408_1000, 0x2_0000),
+            integration: ItsIntegration::default(),
+        }]),
     }));
     let ppi = |number| Some(GicInterrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
     platform.timer = Some(TimerInterrupts { physical: ppi(14), virtual_: ppi(11) });
