@@ -3,7 +3,7 @@
 use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation};
 use crate::memory::{self, Sizes, heap, zones};
 use crate::{
-    console, devices, dma, firmware, fs, iommu, irq, percpu, power, proc, process, sched, smp, sysfs,
+    console, devices, dma, firmware, fs, iommu, irq, msi, percpu, power, proc, process, sched, smp, sysfs,
 };
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
@@ -88,6 +88,7 @@ pub unsafe fn start_kernel(
     sched::init(platform.timer.as_ref());
     let cpus = smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {cpus} running", percpu::online());
+    msi::init(&platform);
     process::random::seed(&platform.rng_seed);
     fs::init();
     process::random_device::register().unwrap_or_else(|error| log::warn!("devices: {error}"));
@@ -146,12 +147,13 @@ fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
     log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));
 }
 
-/// The RAM in use: the firmware's reservations, the image and the initramfs. The device tree is not included,
-/// since it is already parsed.
+/// The RAM in use: the firmware's reservations, the image, the initramfs, and the tables of LPIs that an
+/// earlier stage enabled. The device tree is not included, since it is already parsed.
 fn reserved(boot: &BootInfo, platform: &Platform) -> Vec<Reservation> {
     let mapped = |range: AddrRange<PhysAddr>| Reservation { range, no_map: false };
     let mut reserved = platform.reserved.clone();
     reserved.push(mapped(boot.image));
     reserved.extend(platform.initrd.map(mapped));
+    reserved.extend(msi::tables_in_use(platform).into_iter().map(mapped));
     reserved
 }

@@ -1,5 +1,6 @@
 //! Interrupts: the registered handlers and the interrupt controller.
 
+pub mod messages;
 mod secure_interrupts;
 
 use crate::board::{self, InterruptController, Platform};
@@ -10,7 +11,7 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
 use drivers::bcm2836;
-use drivers::gic::Gic;
+use drivers::gic::{CpuTarget, Gic};
 use drivers::interrupts::{
     Controller, CpuInterface, Interrupt, InterruptError, InterruptTarget, IpiTarget, ReceivedInterrupt,
 };
@@ -21,6 +22,12 @@ use spin::{Once, RwLock};
 pub trait Handler: Sync {
     /// Serves the device. Devices can share an interrupt line, so the device may have nothing pending.
     fn handle(&self);
+}
+
+impl<T: Handler + ?Sized> Handler for &'static T {
+    fn handle(&self) {
+        (**self).handle();
+    }
 }
 
 /// The reschedule IPI, which makes a CPU reschedule.
@@ -143,6 +150,21 @@ pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
     controller.lock().enable(interrupt, target).map_err(IrqError::Controller)
 }
 
+/// Calls `action` with the GIC and its number of CPU `index`, which has initialized its part. Interrupts are
+/// masked meanwhile.
+///
+/// # Errors
+/// [`IrqError::NoController`] without such a CPU or with another controller.
+pub fn with_gic<R>(index: usize, action: impl FnOnce(&mut Gic, CpuTarget) -> R) -> Result<R, IrqError> {
+    let target = TARGETS.get(index).and_then(Once::get);
+    let (Some(controller), Some(&target)) = (CONTROLLER.get(), target) else {
+        return Err(IrqError::NoController);
+    };
+    let mut controller = controller.lock();
+    let (gic, cpu) = controller.gic(target).map_err(IrqError::Controller)?;
+    Ok(action(gic, cpu))
+}
+
 /// Sends a reschedule IPI to CPU `index`.
 pub fn send_reschedule(index: usize) {
     if let (Some(interface), Some(&target)) = (INTERFACE.get(), TARGETS[index].get())
@@ -171,6 +193,12 @@ fn handle_pending(interface: &CpuInterface) {
         let received = pending.received();
         if received == ReceivedInterrupt::Software(IPI_STOP) {
             arch::cpu::halt();
+        }
+        if let ReceivedInterrupt::Gic(id) = received
+            && messages::handle(id)
+        {
+            interface.end(pending);
+            continue;
         }
         let handlers = HANDLERS.read();
         let matching = handlers.iter().filter(|entry| received.is(entry.interrupt));

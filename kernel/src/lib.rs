@@ -15,6 +15,7 @@ pub mod fs;
 pub mod iommu;
 pub mod irq;
 pub mod memory;
+pub mod msi;
 pub mod panic;
 pub mod percpu;
 pub mod perf_counters;

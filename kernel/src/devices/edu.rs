@@ -2,7 +2,7 @@
 
 use super::dma_engine::DmaEngineDevice;
 use super::driver::{ProbeError, Probed};
-use super::pci::{PciDriver, PciMatch, PciProbe};
+use super::pci::{Connected, PciDriver, PciMatch, PciProbe};
 use crate::fs::char_device::DeviceClass;
 use alloc::boxed::Box;
 use dma_api::DmaMask;
@@ -25,8 +25,10 @@ fn probe(function: &mut PciProbe<'_>) -> Probed {
     device.set_mask(mask).map_err(ProbeError::Dma)?;
     let bound = DmaEngineDevice::new(&CLASS, device, engine).isolated_by(function.isolate_removed());
     let bound: &DmaEngineDevice = Box::leak(Box::new(bound));
-    if function.connect_intx(bound)? {
-        bound.use_interrupt();
+    match function.connect_interrupt(bound.device(), bound)? {
+        Connected::Message(vectors) => bound.use_messages(vectors),
+        Connected::Intx => bound.use_interrupt(),
+        Connected::None => {}
     }
     function.enable_bus_master(bound.device())?;
     log::info!("edu {}: {}", function.bdf(), bound.summary());

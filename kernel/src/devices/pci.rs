@@ -5,7 +5,8 @@ use crate::board::BootArgs;
 use crate::dma::Device;
 use crate::iommu;
 use crate::irq;
-use crate::memory::vmalloc;
+use crate::memory::{heap, vmalloc};
+use crate::msi::{self, MessageVectors, MsiError};
 use crate::sched::Mutex;
 use crate::sync::SpinLock;
 use addr::{AddrRange, KernelVa, StreamId};
@@ -14,6 +15,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use drivers::mmio::MmioWindow;
 use drivers::pcie::{Bdf, ClassCode, Ecam, Function, Host, HostDescription, Phandle, StreamLive};
@@ -168,6 +170,16 @@ pub fn probe(
     bound.collect()
 }
 
+/// The interrupt of a function.
+pub enum Connected {
+    /// A message.
+    Message(MessageVectors),
+    /// INTx.
+    Intx,
+    /// None.
+    None,
+}
+
 /// A function whose driver is being probed.
 pub struct PciProbe<'a> {
     /// The mutex that `host` is locked by.
@@ -208,6 +220,47 @@ impl PciProbe<'_> {
     /// [`ProbeError::NoIommu`], [`ProbeError::Dma`].
     pub fn attach(&mut self) -> Result<Arc<Device>, ProbeError> {
         self.streams.device(self.host, self.function)
+    }
+
+    /// Connects the function's interrupt to `handler`: a message, which is a transaction of `device`, or else
+    /// INTx. Without an interrupt the driver must poll.
+    ///
+    /// # Errors
+    /// [`ProbeError::Master`].
+    pub fn connect_interrupt(
+        &mut self,
+        device: &Arc<Device>,
+        handler: &'static (dyn irq::Handler + Send),
+    ) -> Result<Connected, ProbeError> {
+        match self.connect_msi(device, handler) {
+            Ok(vectors) => return Ok(Connected::Message(vectors)),
+            Err(None) => {}
+            Err(Some(error)) => log::warn!("{}: no messages: {error}", self.function.bdf),
+        }
+        Ok(if self.connect_intx(handler)? { Connected::Intx } else { Connected::None })
+    }
+
+    /// Allocates a message for the function and enables it. `None` without a controller or a capability.
+    fn connect_msi(
+        &mut self,
+        device: &Arc<Device>,
+        handler: &'static (dyn irq::Handler + Send),
+    ) -> Result<MessageVectors, Option<Box<dyn fmt::Display>>> {
+        let (phandle, id) = self.host.message_controller(self.function).ok_or(None)?;
+        if !self.host.has_msi(self.function) {
+            return Err(None);
+        }
+        let boxed = |error: MsiError| Some(Box::new(error) as _);
+        let vectors = match msi::alloc(phandle, id, 1, device) {
+            Err(MsiError::NoController(_)) => return Err(None),
+            result => result.map_err(boxed)?,
+        };
+        let handler = heap::try_arc(handler).ok_or_else(|| boxed(MsiError::OutOfMemory))?;
+        vectors.set_handler(0, Some(handler));
+        vectors.unmask(0).map_err(boxed)?;
+        let enabled = self.host.enable_msi(self.function.bdf, vectors.message(0));
+        enabled.map_err(|error| Some(Box::new(error) as _))?;
+        Ok(vectors)
     }
 
     /// Connects INTx to `handler`. Returns `false` if there is no interrupt and the driver must poll.

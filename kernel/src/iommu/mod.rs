@@ -19,7 +19,7 @@ pub use bringup::{EVENTS_PER_DEVICE, abort_all, init};
 pub use commands::Commands;
 pub use events::{DrainTime, EventSink, register_sink};
 pub use smmu::{Smmu, all, command_counts, find};
-pub use table_memory::Tables;
+pub use table_memory::{Regions, Tables};
 
 use crate::perf_counters::Gauge;
 use core::fmt;

@@ -50,8 +50,9 @@ unsafe impl TableMemory for Tables {
     }
 }
 
-/// Lowmem for queues, stream tables and context descriptors.
-pub(super) struct Regions;
+/// Lowmem for queues, stream tables and context descriptors, and for the tables of an interrupt translation
+/// service.
+pub struct Regions;
 
 impl RegionSource for Regions {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {

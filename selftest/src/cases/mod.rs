@@ -18,6 +18,7 @@ pub mod fault_injection;
 mod faults;
 mod hostile_programs;
 mod memory;
+mod messages;
 pub(crate) mod programs;
 mod report;
 pub(crate) mod resource_snapshot;
@@ -75,6 +76,7 @@ const TESTS: &[&[Test]] = &[
     memory::TESTS,
     dma::TESTS,
     transfers::TESTS,
+    messages::TESTS,
     streaming::TESTS,
     faults::TESTS,
     programs::TESTS,

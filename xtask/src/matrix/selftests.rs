@@ -7,6 +7,8 @@ use crate::expectation::ConsoleExpectation;
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
+/// No controller of messages: INTx.
+const WITHOUT_MSI: &[(&str, &str)] = &[("msi-map", "msi-maX")];
 /// The console on the first UART, as with `dtoverlay=disable-bt`.
 const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
 
@@ -44,8 +46,8 @@ pub const CASES: &[Case] = &[
         name: "virt-iommu-off-wide-edu",
         tier: Tier::Check,
         devices: WIDE_EDU,
-        append: "selftest=dma.*,streaming.*,programs.edu_copies_pinned*,programs.edu_refuses* lowmem=256M \
-                 iommu=off edu.mask=64",
+        append: "selftest=dma.*,msi.*,streaming.*,programs.edu_copies_pinned*,programs.edu_refuses* \
+                 lowmem=256M iommu=off edu.mask=64",
         ..SELFTEST
     },
     Case {
@@ -79,6 +81,7 @@ pub const CASES: &[Case] = &[
         ..SELFTEST
     },
     Case { name: "virt-non-coherent", cpus: "2", start: BootMethod::PatchedTree(NON_COHERENT), ..SELFTEST },
+    Case { name: "virt-intx", cpus: "2", start: BootMethod::PatchedTree(WITHOUT_MSI), ..SELFTEST },
     Case { name: "virt-edu-behind-bridges", tier: Tier::Check, devices: BEHIND_BRIDGES, ..SELFTEST },
     Case { name: "virt-no-edu", tier: Tier::Check, devices: &[], ..SELFTEST },
     raspberry_pi("raspi3b", "raspi3b"),

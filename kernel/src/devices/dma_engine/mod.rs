@@ -12,6 +12,7 @@ use crate::fs::File;
 use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
 use crate::memory::heap;
+use crate::msi::MessageVectors;
 use crate::sched::{WaitError, WaitQueue};
 use crate::sync::SpinLock;
 use abi::Errno;
@@ -104,6 +105,8 @@ pub struct DmaEngineDevice {
     /// Threads that wait for exclusive access or for the end of a job.
     waiters: WaitQueue,
     interrupts: AtomicBool,
+    /// The message that is its interrupt, unless that is a wire.
+    messages: Once<MessageVectors>,
     /// The next published engine.
     next: Once<&'static Self>,
 }
@@ -134,6 +137,7 @@ impl DmaEngineDevice {
             isolate_removed: Box::new(|| false),
             waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
+            messages: Once::new(),
             next: Once::new(),
         }
     }
@@ -159,6 +163,17 @@ impl DmaEngineDevice {
         self.interrupts.store(true, Ordering::Release);
     }
 
+    /// [`use_interrupt`](Self::use_interrupt) with the first of `vectors`.
+    pub fn use_messages(&self, vectors: MessageVectors) {
+        self.messages.call_once(|| vectors);
+        self.use_interrupt();
+    }
+
+    /// The message that is the engine's interrupt.
+    pub fn messages(&self) -> Option<&MessageVectors> {
+        self.messages.get()
+    }
+
     fn has_interrupt(&self) -> bool {
         self.interrupts.load(Ordering::Acquire)
     }
@@ -174,7 +189,11 @@ impl DmaEngineDevice {
             Some(stream) => alloc::format!("stream {stream}"),
             None => String::from("no IOMMU"),
         };
-        let notify = if self.has_interrupt() { "by interrupt" } else { "polled" };
+        let notify = match (self.has_interrupt(), self.messages.get()) {
+            (_, Some(_)) => "by MSI",
+            (true, None) => "by interrupt",
+            (false, None) => "polled",
+        };
         alloc::format!("{stream}, mask {}, {notify}", self.device.mask())
     }
 
