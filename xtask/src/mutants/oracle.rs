@@ -24,6 +24,8 @@ pub enum Oracle {
     Smmu,
     /// Failed steps of the SMMU driver.
     Failures,
+    /// The ITS driver on its model.
+    Its,
     /// The DMA core on a machine with caches.
     Caches,
     /// The allocator of address ranges against its model.
@@ -100,6 +102,7 @@ impl Oracle {
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
             Self::SmmuTest(name) | Self::UnitTest(_, name) | Self::ProcessTest(name) => name,
+            Self::Its => "its",
             Self::SharedMemory => "shared-memory",
             Self::Zones => "zones",
             Self::DmaEngine => "dma-engine",
@@ -138,6 +141,7 @@ impl Oracle {
     fn program(self) -> Vec<&'static str> {
         match self {
             Self::Smmu | Self::Failures | Self::SmmuTest(_) => vec!["--package=drivers", "--test=smmu"],
+            Self::Its => vec!["--package=drivers", "--test=its"],
             Self::UnitTest(package, _) => vec![package, "--lib"],
             Self::Caches => vec!["--package=kernel", "--test=caches"],
             Self::Ranges => vec!["--package=memory", "--lib"],
@@ -161,7 +165,8 @@ impl Oracle {
             Self::Failures => "failures::",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Ranges => "range::",
-            Self::Translations | Self::Slots | Self::SharedMemory | Self::Zones | Self::BootTest(_) => "",
+            Self::Its | Self::Translations | Self::Slots | Self::SharedMemory | Self::Zones => "",
+            Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
             Self::SmmuTest(name) | Self::UnitTest(_, name) | Self::ProcessTest(name) => name,
             Self::DmaEngine => "devices::dma_engine::",

@@ -573,4 +573,20 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "(info.code >= 0 || info.code == SI_TKILL) && id == 0",
         oracle: test("programs.pidfd_errors_match_linux", "the code of another sender"),
     },
+    SourceMutant {
+        name: "handler of a freed message vector kept",
+        file: "kernel/src/msi/mod.rs",
+        item: "drop",
+        from: "drop(messages::set_handler(id, None));",
+        to: "let _ = id;",
+        oracle: test("msi.message_of_a_freed_vector_is_ignored", "the handler is still in use"),
+    },
+    SourceMutant {
+        name: "doorbell mapped as memory",
+        file: "kernel/src/dma/iova_space.rs",
+        item: "map_doorbell",
+        from: "Mapping::read_write(MemoryType::Device)",
+        to: "Mapping::read_write(MemoryType::NonCacheable)",
+        oracle: test("msi.completion_arrives_at_the_chosen_cpu", "audit after the test"),
+    },
 ];
