@@ -164,7 +164,7 @@ pub struct FrameAllocator {
     zones: Option<ZonesGuard>,
     /// The number of chunks until the lock is released.
     budget: u8,
-    /// Whether the magazines were drained for this list.
+    /// Whether the magazines were drained for this list, or must not be.
     magazines_drained: bool,
     /// The owner that frees the frames.
     owner: DebugOnly,
@@ -175,6 +175,11 @@ impl FrameAllocator {
     #[inline]
     pub fn with_owner(owner: LastOwner) -> Self {
         Self { owner: DebugOnly::new(owner), ..Self::default() }
+    }
+
+    /// An allocator that does not drain the magazines to find a chunk of several frames.
+    pub fn without_drain() -> Self {
+        Self { magazines_drained: true, ..Self::default() }
     }
 
     /// Calls `hook` for each chunk with the zones unlocked. Empty in the product.

@@ -8,14 +8,17 @@ use crate::memory::zones;
 use crate::percpu;
 use crate::process::{SYSTEM_NAME, hwcap, last_id, random};
 use crate::sched;
-use crate::vm::shared_memory;
+use crate::vm::{self, huge_pages, shared_memory};
 use ::memory::Zone;
 use abi::Errno;
 use abi::auxv::HwCap;
 use abi::clock::NANOSECONDS;
 use abi::process::UtsText;
+use addr::PAGE_SIZE;
 use core::fmt::Write;
-use program::{CpuTimes, MemoryReport, USER_START, write_cpu_info, write_cpu_times, write_seconds};
+use program::{
+    CpuTimes, HugePageSize, MemoryReport, USER_START, write_cpu_info, write_cpu_times, write_seconds,
+};
 use spin::Once;
 
 static PROC: GeneratedFs = GeneratedFs {
@@ -181,7 +184,17 @@ fn load_average(_: &[u32], out: &mut Text) -> Result<(), Errno> {
 fn memory_info(_: &[u32], out: &mut Text) -> Result<(), Errno> {
     let [low, high] = [Zone::Low, Zone::High].map(zones::stats);
     let (total, free) = (low.total + high.total, low.free() + high.free());
-    Ok(MemoryReport { total, free, shared: shared_memory::page_count() }.write(out)?)
+    let (small, large) = (huge_pages::counts(HugePageSize::Size2M), huge_pages::counts(HugePageSize::Size1G));
+    let pages = |count: u64, size: HugePageSize| count * (size.bytes() / PAGE_SIZE);
+    let report = MemoryReport {
+        total,
+        free,
+        shared: shared_memory::page_count(),
+        anonymous_blocks: pages(vm::pages::block_count(), HugePageSize::Size2M),
+        huge: (small.total, small.reserved),
+        all_huge: pages(small.total, HugePageSize::Size2M) + pages(large.total, HugePageSize::Size1G),
+    };
+    Ok(report.write(out)?)
 }
 
 /// `vmstat`: free pages and those of files; nothing is read from or written to a disk.

@@ -240,6 +240,7 @@ enum MapObject {
     Archive(FileContent),
     Memory(*const SharedMemory),
     Buffer,
+    HugePages,
 }
 
 fn maps(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
@@ -256,6 +257,10 @@ fn maps(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
             }
             MapObject::Buffer => {
                 name.push(b"/dmabuf:")?;
+                (0, 0)
+            }
+            MapObject::HugePages => {
+                name.push(b"/anon_hugepage (deleted)")?;
                 (0, 0)
             }
             MapObject::Archive(content) => file_of(&mut name, |body| match body {
@@ -281,7 +286,8 @@ fn maps(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
 /// Returns the parts of a line that the VMA has, and whether it is the heap.
 fn describe(vma: &Vma<VmaBacking>, heap: AddrRange<UserVa>) -> (MapLine<'static>, MapObject, bool) {
     let (mapped, is_shared, offset) = match &vma.backing {
-        VmaBacking::Anonymous => (MapObject::Anonymous, false, 0),
+        VmaBacking::Anonymous { .. } => (MapObject::Anonymous, false, 0),
+        VmaBacking::Huge(pages) => (MapObject::HugePages, pages.is_shared(), vma.offset),
         VmaBacking::File { content, is_shared } => (MapObject::Archive(content), *is_shared, vma.offset),
         VmaBacking::Memory(mapping) => (MapObject::Memory(mapping.object()), mapping.is_shared(), vma.offset),
         VmaBacking::Shared(..) => (MapObject::Buffer, true, vma.offset),

@@ -299,6 +299,7 @@ fn map_stack(space: &AddressSpace) -> Result<(), Errno> {
     space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(vdso::ADDRESS), Prot::READ | Prot::EXEC)?;
     space.load(vdso::ADDRESS, &vdso::vdso().image)?;
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
+    // Its end is inside a block, so that page faults map pages there, and blocks only for a deep stack.
     space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
     Ok(())
 }

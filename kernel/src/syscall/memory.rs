@@ -4,12 +4,13 @@ use super::{SyscallContext, SyscallResult};
 use crate::fs::memory_devices::Zero;
 use crate::memory;
 use crate::vm::address_space::MmapPlacement;
+use crate::vm::huge_pages::HugePages;
 use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::file::OpenFlags;
 use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot, SyncFlags};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
-use program::{MemoryLock, USER_END};
+use program::{HugePageSize, MemoryLock, USER_END};
 
 pub fn brk(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.space().set_break(call.address(0)).raw())
@@ -39,11 +40,12 @@ pub fn sync(call: &SyscallContext<'_>) -> SyscallResult {
 /// `mremap`. `MREMAP_DONTUNMAP` is not implemented (`EINVAL`).
 pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
     let (at, flags) = (call.address(0), call.value(3));
-    let pages =
-        |len: u64| len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0).ok_or(Errno::EINVAL);
+    // Huge pages are moved and unmapped as a whole.
+    let size = call.space().huge_page_size(at)?.map_or(PAGE_SIZE, HugePageSize::bytes);
+    let pages = |len: u64| len.checked_next_multiple_of(size).filter(|&len| len > 0).ok_or(Errno::EINVAL);
     let (old, new) = (pages(call.value(1))?, pages(call.value(2))?);
     let is_fixed = flags & MREMAP_FIXED != 0;
-    if !at.is_aligned(PAGE_SIZE)
+    if !at.is_aligned(size)
         || flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0
         || is_fixed && flags & MREMAP_MAYMOVE == 0
     {
@@ -166,17 +168,44 @@ fn map_zeroes(
     flags: MapFlags,
     placement: MmapPlacement,
 ) -> Result<UserVa, Errno> {
-    check_commitment(len, prot, flags)?;
-    let space = call.space();
-    let at = if flags.contains(MapFlags::SHARED) {
-        space.map_shared_anonymous(len, placement, prot)?
+    let (space, is_shared) = (call.space(), flags.contains(MapFlags::SHARED));
+    let at = if flags.contains(MapFlags::HUGETLB) {
+        map_huge_pages(call, len, prot, flags, placement)?
     } else {
-        space.map_anonymous(len, placement, prot)?
+        check_commitment(len, prot, flags)?;
+        match flags.contains(MapFlags::STACK) {
+            _ if is_shared => space.map_shared_anonymous(len, placement, prot)?,
+            true => space.map_stack(len, placement, prot)?,
+            false => space.map_anonymous(len, placement, prot)?,
+        }
     };
     if flags.contains(MapFlags::POPULATE) {
         populate(call, at, len, prot);
     }
     Ok(at)
+}
+
+/// Maps huge pages; the length is rounded up to whole pages.
+fn map_huge_pages(
+    call: &SyscallContext<'_>,
+    len: u64,
+    prot: Prot,
+    flags: MapFlags,
+    placement: MmapPlacement,
+) -> Result<UserVa, Errno> {
+    let size = match flags.huge_page_shift() {
+        0 | 21 => HugePageSize::Size2M,
+        30 => HugePageSize::Size1G,
+        _ => return Err(Errno::EINVAL),
+    };
+    let len = len.checked_next_multiple_of(size.bytes()).filter(|&len| len <= USER_END);
+    let len = len.ok_or(Errno::ENOMEM)?;
+    let reserved = if flags.contains(MapFlags::NORESERVE) { 0 } else { len / size.bytes() };
+    if len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let pages = HugePages::new(size, reserved, flags.contains(MapFlags::SHARED))?;
+    call.space().map_huge(pages, len, placement, prot)
 }
 
 /// Rejects a writable mapping larger than RAM without `MAP_NORESERVE`. The sum of all mappings can still
@@ -220,6 +249,9 @@ fn map_file(
     offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
     let (space, is_shared) = (call.space(), flags.contains(MapFlags::SHARED));
     let writable = file.flags().contains(OpenFlags::READ_WRITE);
+    if flags.contains(MapFlags::HUGETLB) {
+        return Err(Errno::EINVAL);
+    }
     if file.downcast::<Zero>().is_some() {
         return map_zeroes(call, len, prot, flags, placement);
     }

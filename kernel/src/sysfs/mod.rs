@@ -48,7 +48,7 @@ const CPU_LISTS: &[FsEntry] = &[
 ];
 const KERNEL: &[FsEntry] = &[FsEntry::directory("mm", MEMORY)];
 const MEMORY: &[FsEntry] = &[FsEntry::directory("transparent_hugepage", HUGE_PAGES)];
-const HUGE_PAGES: &[FsEntry] = &[FsEntry::text("enabled", |_, out| out.push(b"always madvise [never]\n"))];
+const HUGE_PAGES: &[FsEntry] = &[FsEntry::text("enabled", |_, out| out.push(b"[always] madvise never\n"))];
 
 fn cpu_list(_: &[u32], out: &mut Text) -> Result<(), Errno> {
     let online = percpu::online_indices().filter(|&cpu| percpu::is_online(cpu));

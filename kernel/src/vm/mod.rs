@@ -3,5 +3,6 @@
 pub mod access;
 pub mod address_space;
 mod asid;
+pub mod huge_pages;
 pub mod pages;
 pub mod shared_memory;

@@ -6,7 +6,7 @@
 //! one operation; it follows the lock of an address space, so that a page fault can take it, and no program's
 //! memory is accessed with it held.
 
-use super::pages;
+use super::pages::{self, RecordKind};
 use crate::debug::{self, FailPoint};
 use crate::memory::{self, heap, window};
 use crate::sched::{self, Mutex, MutexGuard};
@@ -434,7 +434,7 @@ fn new_frame() -> Result<Pfn, Errno> {
 fn release(frame: Pfn) {
     PAGES.fetch_sub(1, Ordering::Relaxed);
     // SAFETY: the object owned the frame, and no entry of the kernel maps it.
-    unsafe { pages::release(Chunk::page(frame).range()) };
+    unsafe { pages::release(Chunk::page(frame).range(), RecordKind::Frame) };
 }
 
 impl Drop for Content {

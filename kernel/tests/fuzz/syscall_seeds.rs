@@ -1,6 +1,6 @@
 //! Seeds for the system call target: typical call sequences.
 
-use super::syscalls::{BYTES, CALL, MEMORY};
+use super::syscalls::{BLOCK, BYTES, CALL, MAP_HUGE, MEMORY};
 use abi::Syscall;
 use addr::PAGE_SIZE;
 
@@ -11,6 +11,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         sync_files(),
         anonymous(),
         locks(),
+        blocks(),
         files(),
         directory(),
         tmpfs(),
@@ -120,6 +121,23 @@ fn locks() -> Vec<Vec<u8>> {
         call(Syscall::MSync, &[result(2), pages(2), number(4)]),
         call(Syscall::MUnlockAll, &[]),
         call(Syscall::GetRobustList, &[number(0), address(0), address(8)]),
+    ]
+}
+
+/// A block of anonymous memory, which is split, and huge pages.
+fn blocks() -> Vec<Vec<u8>> {
+    let nothing = [1, 0xff, 0xff];
+    vec![
+        memory("/bin/a"),
+        call(Syscall::MMap, &[number(0), known(BLOCK), number(3), known(7), nothing, number(0)]),
+        call(Syscall::MAdvise, &[result(0), known(BLOCK), number(23)]),
+        call(Syscall::MProtect, &[result(0), pages(1), number(1)]),
+        call(Syscall::MRemap, &[result(0), known(BLOCK), pages(24), number(1)]),
+        call(Syscall::MAdvise, &[result(0), pages(20), number(4)]),
+        call(Syscall::MMap, &[number(0), pages(20), number(3), known(MAP_HUGE), nothing, number(0)]),
+        call(Syscall::MAdvise, &[result(1), known(BLOCK), number(23)]),
+        call(Syscall::MUnmap, &[result(1), pages(1)]),
+        call(Syscall::MUnmap, &[result(1), known(BLOCK)]),
     ]
 }
 

@@ -31,8 +31,12 @@ pub const CALL: usize = 1 + 6 * 3;
 /// The most calls of an input.
 const MAX_CALLS: usize = 64;
 
+/// The numbers of two of them: the bytes of a block, and the flags of a mapping of huge pages.
+pub const BLOCK: u8 = 32;
+pub const MAP_HUGE: u8 = 33;
+
 /// Values that are meaningful to some call.
-const KNOWN_VALUES: [u64; 32] = [
+const KNOWN_VALUES: [u64; 34] = [
     DMA_HEAP_IOCTL_ALLOC.raw() as u64,
     DMA_BUF_IOCTL_SYNC.raw() as u64,
     DMA_BUF_CHUNKS.raw() as u64,
@@ -65,6 +69,8 @@ const KNOWN_VALUES: [u64; 32] = [
     TIOCGSID as u64,
     FIONREAD as u64,
     TIOCOUTQ as u64,
+    0x20_0000,
+    0x4_0022, // MAP_HUGETLB
 ];
 
 /// Calls that block, terminate the program or create threads.

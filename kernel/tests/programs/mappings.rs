@@ -1,15 +1,19 @@
 //! Refused mappings.
 
 use super::{BASE, READ_WRITE, boot, host_memory, space_with_pages};
+use ::memory::Reach;
 use abi::Errno;
 use abi::memory::{Advice, Prot};
-use addr::{AddrRange, PAGE_SIZE, UserVa};
+use addr::{AddrRange, Address, Order, PAGE_SIZE, UserVa};
 use dma_api::{Attrs, StreamMemory};
 use kernel::dma;
+use kernel::memory::zones;
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement, PageCounts};
+use kernel::vm::huge_pages::{self, HugePages};
+use kernel::vm::pages;
 use kernel::vm::shared_memory::{MemoryMapping, SharedMemory};
-use program::MemoryLock;
+use program::{HugePageSize, MemoryLock};
 
 /// The arguments, and the room for VMAs, are checked before the mappings at a fixed address are unmapped.
 #[test]
@@ -166,4 +170,127 @@ fn pinned_segments_are_the_frames_of_the_pages() {
     space.leaves(|_| true, |leaf| leaves.push((leaf.at, leaf.to)));
     leaves.sort_by_key(|leaf| leaf.0);
     assert_eq!(frames, leaves.iter().map(|leaf| leaf.1).collect::<Vec<_>>());
+}
+
+const BLOCK: u64 = 2 << 20;
+
+/// The huge pages that are not mapped, and all.
+fn huge_pages() -> (u64, u64) {
+    let counts = huge_pages::counts(HugePageSize::Size2M);
+    (counts.reserved, counts.total)
+}
+
+#[test]
+fn huge_pages_are_reserved_until_they_are_unmapped() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let at = BASE + 8 * BLOCK;
+    let part = |first: u64, count: u64| AddrRange::from_len(at + first * BLOCK, count * BLOCK).unwrap();
+    let map = |space: &AddressSpace, count| {
+        let pages = HugePages::new(HugePageSize::Size2M, count, false)?;
+        space.map_huge(pages, count * BLOCK, MmapPlacement::Fixed(at), READ_WRITE)
+    };
+    assert_eq!(map(&space, 1000), Err(Errno::ENOMEM));
+    assert_eq!(huge_pages(), (0, 0));
+    let inside = HugePages::new(HugePageSize::Size2M, 1, false).unwrap();
+    let refused = space.map_huge(inside, BLOCK, MmapPlacement::Fixed(at + PAGE_SIZE), READ_WRITE);
+    assert_eq!((refused, huge_pages()), (Err(Errno::EINVAL), (0, 0)));
+    map(&space, 3).unwrap();
+    assert_eq!(huge_pages(), (3, 3));
+    // All other memory is in use: a reserved page is there.
+    let others: Vec<_> = std::iter::from_fn(|| zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE)).collect();
+    let memory = UserMemory::new(&space);
+    memory.write(at + BLOCK, &1u64).unwrap();
+    others.into_iter().for_each(zones::free);
+    assert_eq!(huge_pages(), (2, 3));
+    let mut leaves = Vec::new();
+    space.leaves(|vma| vma.range.start() >= at, |leaf| leaves.push((leaf.at, leaf.bytes)));
+    assert_eq!(leaves, [(at + BLOCK, BLOCK)]);
+    // No part of a page is unmapped, protected or moved.
+    let page = AddrRange::from_len(at + BLOCK, PAGE_SIZE).unwrap();
+    assert_eq!(space.unmap(page), Err(Errno::EINVAL));
+    assert_eq!(space.protect(page, Prot::READ), Err(Errno::EINVAL));
+    assert_eq!(
+        space.advise(AddrRange::new(page.end(), part(1, 1).end()), Advice::DontNeed),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(space.move_to(page, PAGE_SIZE, MmapPlacement::Hint(None)), Err(Errno::EINVAL));
+    assert_eq!(
+        space.map_anonymous(PAGE_SIZE, MmapPlacement::Fixed(page.start()), READ_WRITE),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(space.grow(part(0, 3), part(3, 1)), Err(Errno::EINVAL));
+    // A child has no reservation. Both have a page of their own after a write.
+    let child = space.fork().unwrap();
+    memory.write(at + BLOCK, &2u64).unwrap();
+    assert_eq!(huge_pages(), (2, 4));
+    let moved = space.move_to(part(1, 1), BLOCK, MmapPlacement::Hint(None)).unwrap();
+    assert!(moved.is_aligned(BLOCK));
+    assert_eq!(memory.read(moved), Ok(2u64));
+    space.protect(AddrRange::from_len(moved, BLOCK).unwrap(), Prot::READ).unwrap();
+    assert!(memory.write(moved, &3u64).is_err());
+    // SAFETY: uninstalled below.
+    unsafe { child.install() };
+    assert_eq!(UserMemory::new(&child).read(at + BLOCK), Ok(1u64));
+    arch::mmu::uninstall_user();
+    drop(child);
+    assert_eq!(huge_pages(), (2, 3));
+    let pinned = space.pin(AddrRange::from_len(moved + PAGE_SIZE, 2 * PAGE_SIZE).unwrap(), false).unwrap();
+    space.unmap(AddrRange::from_len(moved, BLOCK).unwrap()).unwrap();
+    assert_eq!(huge_pages(), (2, 3), "a pinned page is freed");
+    drop(pinned);
+    assert_eq!(huge_pages(), (2, 2));
+    space.unmap(part(0, 3)).unwrap();
+    assert_eq!(huge_pages(), (0, 0));
+}
+
+#[test]
+fn shared_huge_pages_are_the_same_for_parent_and_child() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let at = BASE + 8 * BLOCK;
+    let pages = HugePages::new(HugePageSize::Size2M, 2, true).unwrap();
+    space.map_huge(pages, 2 * BLOCK, MmapPlacement::Fixed(at), READ_WRITE).unwrap();
+    UserMemory::new(&space).write(at, &1u64).unwrap();
+    let child = space.fork().unwrap();
+    // SAFETY: uninstalled below.
+    unsafe { child.install() };
+    let memory = UserMemory::new(&child);
+    assert_eq!(memory.read(at), Ok(1u64));
+    (0..2).for_each(|page| memory.write(at + page * BLOCK, &(5 + page)).unwrap());
+    child.unmap(AddrRange::from_len(at, 2 * BLOCK).unwrap()).unwrap();
+    assert_eq!(huge_pages(), (0, 2), "the object has the pages");
+    arch::mmu::uninstall_user();
+    drop(child);
+    // SAFETY: not dropped while it is installed, as in `space_with_pages`.
+    unsafe { std::mem::ManuallyDrop::new(space.clone()).install() };
+    assert_eq!([0, 1].map(|page| UserMemory::new(&space).read(at + page * BLOCK)), [Ok(5u64), Ok(6)]);
+    space.unmap(AddrRange::from_len(at, 2 * BLOCK).unwrap()).unwrap();
+    assert_eq!(huge_pages(), (0, 0));
+}
+
+#[test]
+fn pin_of_a_block_is_one_segment_of_one_pin() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let at = BASE + 8 * BLOCK;
+    space.map_anonymous(2 * BLOCK, MmapPlacement::Fixed(at), READ_WRITE).unwrap();
+    let before = pages::pinned();
+    let range = AddrRange::new(at + 12, at + (BLOCK - 8));
+    let pinned = space.pin(range, true).unwrap();
+    assert_eq!((StreamMemory::segments(&pinned).len(), pages::pinned() - before), (1, 1));
+    assert_eq!(StreamMemory::segments(&pinned)[0].len, range.len());
+    let whole = space.pin(AddrRange::from_len(at, 2 * BLOCK).unwrap(), true).unwrap();
+    let bytes: u64 = StreamMemory::segments(&whole).iter().map(|segment| segment.len).sum();
+    assert_eq!((bytes, pages::pinned() - before), (2 * BLOCK, 3));
+    // The last byte of the first block, and a page of the second, which is split.
+    space.protect(AddrRange::from_len(at + BLOCK, PAGE_SIZE).unwrap(), Prot::READ).unwrap();
+    let across = space.pin(AddrRange::new(at + (BLOCK - 1), at + (BLOCK + 1)), false).unwrap();
+    assert_eq!(pages::pinned() - before, 5);
+    drop((pinned, whole, across));
+    assert_eq!(pages::pinned(), before);
+    let beyond = AddrRange::new(at, at + 2 * BLOCK + 1);
+    assert_eq!(space.pin(beyond, true).map(drop), Err(Errno::EFAULT));
+    assert_eq!(pages::pinned(), before);
+    space.unmap(AddrRange::from_len(at, 2 * BLOCK).unwrap()).unwrap();
 }

@@ -1,27 +1,30 @@
 //! Copy-on-write after a fork: random operations on processes and pins, with the content that each process
-//! must see.
+//! must see. The memory is in pages and in blocks, which the operations share, copy, split and free.
 
 use super::{READ_WRITE, host_memory, tlb_model};
 use abi::memory::{Advice, Prot};
 use addr::{AddrRange, PAGE_SIZE, UserVa};
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
-use kernel::vm::pages::PinnedPages;
+use kernel::vm::pages::{self, PinnedPages};
 use kernel::vm::shared_memory::{MemoryMapping, SharedMemory};
+use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
 /// The number of workloads.
 pub const SEEDS: u64 = 12;
 const STEPS: u64 = 120;
-/// The tested pages: the end of a last-level table, and the start of the next.
-const START: UserVa = UserVa::new(0x40_0000 - 12 * PAGE_SIZE);
-const PAGES: u64 = 24;
+/// The tested memory in units, each with its size in pages: the end of a last-level table, two blocks, and
+/// the start of the next table. The operations are on whole units; the first page of each has a content.
+const UNITS: [u64; 20] = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 255, 1, 254, 1, 511, 1, 1, 1, 1];
+const START: UserVa = UserVa::new(0x40_0000 - 10 * PAGE_SIZE);
+const PAGES: u64 = UNITS.len() as u64;
 /// A page of shared memory.
-const SHARED: UserVa = UserVa::new(START.raw() + PAGES * PAGE_SIZE);
+const SHARED: UserVa = UserVa::new(0x90_0000);
 const PROCESSES: usize = 4;
 
-/// The state of a page that a process must see.
+/// The state of the first page of a unit that a process must see.
 #[derive(Clone, Copy)]
 struct PrivatePage {
     prot: Prot,
@@ -54,30 +57,40 @@ struct ForkWorkload {
     file: Arc<SharedMemory>,
     /// The last id, value or generation.
     last: u64,
+    /// The largest number of blocks at the end of a step.
+    most_blocks: u64,
 }
 
 pub fn run(seed: u64) {
     let file = SharedMemory::new().unwrap();
-    file.writer().truncate(PAGES * PAGE_SIZE).unwrap();
-    let mut workload =
-        ForkWorkload { seed, processes: Vec::new(), pins: Vec::new(), shared: 0, file, last: 0 };
+    file.writer().truncate(offset(PAGES as usize)).unwrap();
+    let (processes, pins) = (Vec::new(), Vec::new());
+    let mut workload = ForkWorkload { seed, processes, pins, shared: 0, file, last: 0, most_blocks: 0 };
     let space = AddressSpace::new().unwrap();
     space.map_shared_anonymous(PAGE_SIZE, MmapPlacement::Fixed(SHARED), READ_WRITE).unwrap();
     workload.start_process(space, vec![None; PAGES as usize]);
-    workload.map(0, 0..PAGES as usize);
+    workload.map(0, 0..PAGES as usize, false);
     for _ in 0..STEPS {
         workload.step();
         workload.check();
         tlb_model::check();
         arch::fake::take();
+        workload.most_blocks = workload.most_blocks.max(pages::block_count());
     }
+    assert!(workload.most_blocks > 1, "no block is used");
     arch::mmu::uninstall_user();
     drop(workload);
     tlb_model::check();
+    assert_eq!(pages::block_count(), 0);
 }
 
-fn address(page: usize) -> UserVa {
-    START + page as u64 * PAGE_SIZE
+/// The offset of a unit from the first one.
+fn offset(unit: usize) -> u64 {
+    UNITS[..unit].iter().sum::<u64>() * PAGE_SIZE
+}
+
+fn address(unit: usize) -> UserVa {
+    START + offset(unit)
 }
 
 impl ForkWorkload {
@@ -101,7 +114,7 @@ impl ForkWorkload {
         let first = self.below(PAGES);
         let pages = first..first + 1 + self.below((PAGES - first as u64).min(5));
         let range = AddrRange::new(address(pages.start), address(pages.end));
-        match self.below(16) {
+        match self.below(19) {
             0 | 1 if self.processes.len() < PROCESSES => {
                 let (space, pages) =
                     (self.processes[which].space.fork().unwrap(), self.processes[which].pages.clone());
@@ -111,7 +124,15 @@ impl ForkWorkload {
                 arch::mmu::uninstall_user();
                 self.processes.swap_remove(which);
             }
-            3 => self.map(which, pages),
+            3 | 16 => {
+                let is_file = self.below(4) == 0;
+                self.map(which, pages, is_file);
+            }
+            17 => self.move_away_and_back(which, pages),
+            18 => {
+                let uses_blocks = self.below(4) > 0;
+                let _ = self.processes[which].space.advise(range, Advice::Blocks(uses_blocks));
+            }
             4 => {
                 let process = &mut self.processes[which];
                 process.space.unmap(range).unwrap();
@@ -121,9 +142,9 @@ impl ForkWorkload {
                 let prot = [Prot::READ, READ_WRITE, Prot::READ | Prot::EXEC][self.below(3)];
                 let process = &mut self.processes[which];
                 // Up to the first hole.
-                let changed = process.pages[pages].iter_mut().map_while(Option::as_mut);
-                let count = changed.map(|page| page.prot = prot).count() as u64;
-                assert_eq!(process.space.protect(range, prot).is_ok(), count * PAGE_SIZE == range.len());
+                let changed = process.pages[pages.clone()].iter_mut().map_while(Option::as_mut);
+                let count = changed.map(|page| page.prot = prot).count();
+                assert_eq!(process.space.protect(range, prot).is_ok(), count == pages.len());
             }
             7 => {
                 let _ = self.processes[which].space.advise(range, Advice::DontNeed);
@@ -151,10 +172,9 @@ impl ForkWorkload {
         }
     }
 
-    fn map(&mut self, which: usize, pages: std::ops::Range<usize>) {
-        let (start, len) = (address(pages.start), pages.len() as u64 * PAGE_SIZE);
-        let (is_file, offset, placement) =
-            (self.below(2) == 0, pages.start as u64 * PAGE_SIZE, MmapPlacement::Fixed(start));
+    fn map(&mut self, which: usize, pages: Range<usize>, is_file: bool) {
+        let (start, len) = (address(pages.start), offset(pages.end) - offset(pages.start));
+        let (offset, placement) = (offset(pages.start), MmapPlacement::Fixed(start));
         let space = &self.processes[which].space;
         match is_file {
             false => space.map_anonymous(len, placement, READ_WRITE).unwrap(),
@@ -170,6 +190,18 @@ impl ForkWorkload {
         }
     }
 
+    /// Moves a mapping to an address at which blocks fit or do not, and back.
+    fn move_away_and_back(&mut self, which: usize, pages: Range<usize>) {
+        let by = self.below(2) as u64 * PAGE_SIZE;
+        let space = &self.processes[which].space;
+        let range = AddrRange::new(address(pages.start), address(pages.end));
+        let away = range.start() + (1 << 30) + by;
+        if space.move_to(range, range.len(), MmapPlacement::Fixed(away)).is_ok() {
+            let moved = AddrRange::from_len(away, range.len()).unwrap();
+            space.move_to(moved, range.len(), MmapPlacement::Fixed(range.start())).unwrap();
+        }
+    }
+
     fn write(&mut self, which: usize, page: usize) {
         let value = self.next();
         let process = &mut self.processes[which];
@@ -182,8 +214,10 @@ impl ForkWorkload {
     }
 
     fn pin(&mut self, which: usize, page: usize) {
+        let is_whole = self.below(2) == 0;
         let process = &self.processes[which];
-        let range = AddrRange::new(address(page), address(page) + PAGE_SIZE);
+        let end = if is_whole { address(page + 1) } else { address(page) + PAGE_SIZE };
+        let range = AddrRange::new(address(page), end);
         let Some(expected) = process.pages[page] else { return };
         // Pinned for reads only if the process itself cannot write.
         let writes = expected.prot.contains(Prot::WRITE);
@@ -211,7 +245,7 @@ impl ForkWorkload {
     fn check(&mut self) {
         let mut word = [0; 8];
         for page in 0..PAGES {
-            self.file.read(page * PAGE_SIZE, &mut word);
+            self.file.read(offset(page as usize), &mut word);
             assert_eq!(word, [0; 8], "page {page} of the file");
         }
         for process in &self.processes {

@@ -8,18 +8,20 @@ mod host_memory;
 mod tlb_model;
 mod workload;
 
+use ::memory::Reach;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, PAGE_SIZE, UserVa};
+use addr::{AddrRange, Order, PAGE_SIZE, UserVa};
 use arch::fake::{Instruction, UserAccess};
-use dma_api::Attrs;
+use dma_api::{Attrs, StreamMemory};
 use kernel::dma;
 use kernel::memory::stack::KernelStack;
-use kernel::memory::table_frames;
 use kernel::memory::vmalloc::{KernelArea, STACKS, VMALLOC};
+use kernel::memory::{table_frames, zones};
 use kernel::process::futex::Futexes;
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use kernel::vm::pages;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
@@ -283,6 +285,141 @@ fn failed_fork_leaves_no_page_writable() {
     frames.into_iter().for_each(table_frames::free);
     assert!(failures > 1, "{failures} forks failed after the copy had begun");
     (0..PAGES).for_each(|page| UserMemory::new(&space).write(start + page * PAGE_SIZE, &page).unwrap());
+    arch::mmu::uninstall_user();
+}
+
+const BLOCK: u64 = 2 << 20;
+
+/// An address space with `blocks` blocks from [`BASE`] on, installed on this CPU.
+fn space_with_blocks(blocks: u64) -> AddressSpace {
+    let space = AddressSpace::new().unwrap();
+    space.map_anonymous(blocks * BLOCK, MmapPlacement::Fixed(BASE), READ_WRITE).unwrap();
+    // SAFETY: each test uninstalls it before the drop.
+    unsafe { space.install() };
+    (0..blocks).for_each(|block| UserMemory::new(&space).write(BASE + block * BLOCK, &block).unwrap());
+    tlb_model::check();
+    space
+}
+
+/// The size of each leaf.
+fn leaves(space: &AddressSpace) -> Vec<u64> {
+    let mut all = Vec::new();
+    space.leaves(|_| true, |leaf| all.push(leaf.bytes));
+    all
+}
+
+#[test]
+fn block_is_split_only_where_pages_are_needed() {
+    let _kernel = boot();
+    let space = space_with_blocks(2);
+    assert_eq!(leaves(&space), [BLOCK, BLOCK]);
+    let memory = UserMemory::new(&space);
+    memory.write(BASE + BLOCK + PAGE_SIZE, &7u64).unwrap();
+    let page = AddrRange::new(BASE + BLOCK + PAGE_SIZE, BASE + BLOCK + 2 * PAGE_SIZE);
+    // Rights of whole blocks change in place.
+    space.protect(AddrRange::new(BASE, BASE + BLOCK), Prot::READ).unwrap();
+    assert_eq!(leaves(&space), [BLOCK, BLOCK]);
+    space.protect(page, Prot::READ).unwrap();
+    assert_eq!(leaves(&space), [&[BLOCK][..], &[PAGE_SIZE; 512]].concat());
+    assert!(memory.write(page.start(), &1u64).is_err() && memory.write(page.end(), &1u64).is_ok());
+    assert_eq!(memory.read(page.start()), Ok(7u64));
+    space.unmap(AddrRange::new(BASE, BASE + PAGE_SIZE)).unwrap();
+    assert_eq!(leaves(&space).len(), 511 + 512);
+    tlb_model::check();
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn block_is_shared_by_fork_and_one_page_is_copied_by_a_write() {
+    let _kernel = boot();
+    let space = space_with_blocks(1);
+    let free = host_memory::free_frames();
+    let child = space.fork().unwrap();
+    assert_eq!((leaves(&space), leaves(&child)), (vec![BLOCK], vec![BLOCK]));
+    let memory = UserMemory::new(&space);
+    memory.write(BASE + PAGE_SIZE, &5u64).unwrap();
+    assert_eq!((leaves(&space).len(), leaves(&child).len()), (512, 1));
+    assert!(free - host_memory::free_frames() < 16, "more than a page is copied");
+    // SAFETY: uninstalled below.
+    unsafe { child.install() };
+    assert_eq!(UserMemory::new(&child).read(BASE + PAGE_SIZE), Ok(0u64));
+    // The parent exits: its pages go, and those of the child stay.
+    drop(space);
+    tlb_model::check();
+    assert_eq!(UserMemory::new(&child).read(BASE), Ok(0u64));
+    UserMemory::new(&child).write(BASE, &9u64).unwrap();
+    arch::mmu::uninstall_user();
+    drop(child);
+    assert_eq!(pages::block_count(), 0);
+}
+
+#[test]
+fn without_a_free_block_pages_are_mapped() {
+    let _kernel = boot();
+    let mut chunks: Vec<_> = std::iter::from_fn(|| zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE)).collect();
+    let space = AddressSpace::new().unwrap();
+    space.map_anonymous(BLOCK, MmapPlacement::Fixed(BASE), READ_WRITE).unwrap();
+    // SAFETY: uninstalled before the drop.
+    unsafe { space.install() };
+    let memory = UserMemory::new(&space);
+    // Fragmented, too: half of the frames of a block are free.
+    let mut kept = Vec::new();
+    for page in chunks.pop().unwrap().split_into(Order::PAGE) {
+        if page.chunk().first().raw() % 2 == 0 { kept.push(page) } else { zones::free(page) }
+    }
+    memory.write(BASE, &1u64).unwrap();
+    assert!(leaves(&space).iter().all(|&bytes| bytes == PAGE_SIZE));
+    kept.into_iter().for_each(zones::free);
+    chunks.into_iter().for_each(zones::free);
+    // The pages that are mapped stay, so that the rest of the block gets pages, too.
+    memory.write(BASE + BLOCK / 2, &1u64).unwrap();
+    assert!(leaves(&space).iter().all(|&bytes| bytes == PAGE_SIZE));
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn pinned_part_of_a_block_outlives_its_process() {
+    let _kernel = boot();
+    let space = space_with_blocks(2);
+    let middle = AddrRange::new(BASE + (BLOCK - PAGE_SIZE), BASE + BLOCK + PAGE_SIZE);
+    let pinned = space.pin(middle, true).unwrap();
+    let segments = StreamMemory::segments(&pinned).to_vec();
+    let is_free = |segment: &dma_api::PhysSegment| {
+        zones::free_chunks().unwrap().iter().any(|chunk| chunk.range().contains(segment.start))
+    };
+    // Splits the first block; then its other pages go.
+    space.unmap(AddrRange::new(BASE, BASE + (BLOCK - PAGE_SIZE))).unwrap();
+    assert_eq!(leaves(&space), [PAGE_SIZE, BLOCK]);
+    // A child gets copies.
+    let child = space.fork().unwrap();
+    assert_eq!(leaves(&child).len(), 1 + 512);
+    UserMemory::new(&space).write(middle.start(), &3u64).unwrap();
+    assert_eq!(leaves(&space), [PAGE_SIZE, BLOCK], "the write moves the page away from the device");
+    arch::mmu::uninstall_user();
+    drop(space);
+    drop(child);
+    assert!(!segments.iter().any(is_free), "a pinned frame is free");
+    drop(pinned);
+    assert!(segments.iter().all(is_free), "a frame leaks");
+    assert_eq!(pages::block_count(), 0);
+    tlb_model::check();
+}
+
+#[test]
+fn executable_block_is_synchronized_as_a_whole() {
+    let _kernel = boot();
+    let space = space_with_blocks(1);
+    arch::fake::take();
+    space.protect(AddrRange::new(BASE, BASE + BLOCK), Prot::READ | Prot::EXEC).unwrap();
+    let synced: u64 = arch::fake::take()
+        .iter()
+        .filter_map(|instruction| match instruction {
+            Instruction::SyncInstructions(range) => Some(range.len()),
+            _ => None,
+        })
+        .sum();
+    assert_eq!(synced, BLOCK);
+    assert_eq!(leaves(&space), [BLOCK]);
     arch::mmu::uninstall_user();
 }
 

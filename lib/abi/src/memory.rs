@@ -42,10 +42,24 @@ bitflags! {
         const POPULATE = 0x8000;
         /// With `POPULATE`: only pages that are already in memory.
         const NONBLOCK = 0x10000;
-        /// For a stack; a hint.
+        /// For a stack, which is mapped with pages.
         const STACK = 0x20000;
+        /// Huge pages, of the size in [`huge_page_shift`](Self::huge_page_shift).
+        const HUGETLB = 0x40000;
         /// Exactly at the address; `EEXIST` if already mapped.
         const FIXED_NOREPLACE = 0x10_0000;
+    }
+}
+
+/// The position of the size of a huge page in the flags.
+const MAP_HUGE_SHIFT: u32 = 26;
+/// The bits of the size.
+const MAP_HUGE_MASK: u32 = 0x3f;
+
+impl MapFlags {
+    /// The logarithm of the size of a huge page (`MAP_HUGE_2MB`, `MAP_HUGE_1GB`); 0 for the default size.
+    pub const fn huge_page_shift(self) -> u32 {
+        self.bits() >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
     }
 }
 
@@ -86,8 +100,10 @@ bitflags! {
 /// The advice of `madvise`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Advice {
-    /// A hint without effect on the content: access pattern, large pages, core dumps, reclaim.
+    /// A hint without effect: access pattern, core dumps, reclaim.
     Hint,
+    /// `MADV_HUGEPAGE` (`true`), `MADV_NOHUGEPAGE`: whether anonymous memory uses blocks.
+    Blocks(bool),
     /// `MADV_DONTNEED`: discards the content; private anonymous pages read as zero afterwards.
     DontNeed,
     /// `MADV_FREE`: the kernel may discard the content at any time.
@@ -101,8 +117,10 @@ impl Advice {
     /// that are not implemented, such as guard regions.
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
-            // NORMAL, RANDOM, SEQUENTIAL, WILLNEED; HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP; COLD, PAGEOUT.
-            0..=3 | 14..=17 | 20 | 21 => Some(Self::Hint),
+            // NORMAL, RANDOM, SEQUENTIAL, WILLNEED; DONTDUMP, DODUMP; COLD, PAGEOUT.
+            0..=3 | 16 | 17 | 20 | 21 => Some(Self::Hint),
+            14 => Some(Self::Blocks(true)),
+            15 => Some(Self::Blocks(false)),
             4 => Some(Self::DontNeed),
             8 => Some(Self::Free),
             22 => Some(Self::Populate(Prot::READ)),

@@ -18,14 +18,14 @@
 //! - [`PageTable::protect`] rewrites entries. The new rights are guaranteed once the caller has invalidated
 //!   the range.
 //! - Break-before-make (D8.16.1) within a call - splitting a block or a contiguous group, changing a memory
-//!   type, replacing the frame of a page, undoing a failed map - uses [`TableMemory::invalidate`]. An access
+//!   type, replacing the frames of a leaf, undoing a failed map - uses [`TableMemory::invalidate`]. An access
 //!   through a broken entry faults: a CPU has to retry it; a device must not be using the range.
 //!
 //! # Safety
 //!
 //! Mapping is safe, since it only writes descriptors: the CPU or a device accesses memory through them once a
 //! TTBR or a context descriptor has the root. The component that installs the root guarantees, as long as it
-//! is installed, for each [`PageTable::map`], [`PageTable::replace_page`] and [`MapWindow::map`] that the
+//! is installed, for each [`PageTable::map`], [`PageTable::replace_leaf`] and [`MapWindow::map`] that the
 //! frames may be accessed with these rights until the mapping is invalidated. So it offers these operations
 //! as unsafe functions.
 //!
@@ -65,7 +65,7 @@ mod tests;
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use geometry::OutputSize;
 pub use map::MapError;
-pub use mapping::{Access, Mapping, MappingError};
+pub use mapping::{Access, LeafSize, Mapping, MappingError};
 pub use memory::{Entries, TableFrame, TableMemory, TableRef};
 pub use pinned::{LeafAttributes, PINNED_BYTES, PinnedEntries, pinned_page};
 pub use protect::ProtectError;

@@ -2,11 +2,13 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::fill::{Filled, fill};
-use crate::geometry::{TABLE_LEN, index, size, slot_start};
-use crate::steps::{LeafStep, PAGES_ONLY, RunCursor};
+use crate::geometry::{LAST_LEVEL, TABLE_LEN, index, size, slot_start};
+use crate::steps::{LeafStep, RunCursor, only_level};
 use crate::table::{WalkEnd, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory, TableRef};
+use crate::{
+    Access, InputAddress, LeafSize, Mapping, OutOfTables, PageTable, TableFrame, TableMemory, TableRef,
+};
 use addr::{FrameRun, PAGE_SIZE, PhysAddr};
 
 /// The reason a range was not mapped. No part of it is: the entries written before the error were cleared and
@@ -63,7 +65,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             return Err(MapError::Inexpressible(mapping.access()));
         }
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
-        let top_level = if mapping.is_pages_only() { PAGES_ONLY } else { self.start_level };
+        let top_level = match mapping.leaf_size() {
+            LeafSize::Largest => self.start_level,
+            LeafSize::Page => only_level(LAST_LEVEL),
+            LeafSize::Block2M => only_level(2),
+            LeafSize::Block1G => only_level(1),
+        };
         let mut cursor = RunCursor::new(first, chunks.into_iter(), top_level, self.output);
         let mapped = self.map_all(m, &mut cursor, F::attributes::<A>(mapping));
         if mapped.is_err() && cursor.at > first {

@@ -37,7 +37,20 @@ pub enum MappingError {
 pub struct Mapping {
     memory: MemoryType,
     access: Access,
-    pages_only: bool,
+    leaves: LeafSize,
+}
+
+/// The leaves that a [`Mapping`] uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeafSize {
+    /// The largest that fit, and the contiguous hint.
+    Largest,
+    /// Pages of 4 KiB without the contiguous hint.
+    Page,
+    /// Blocks of 2 MiB without the contiguous hint.
+    Block2M,
+    /// Blocks of 1 GiB.
+    Block1G,
 }
 
 impl Mapping {
@@ -51,20 +64,20 @@ impl Mapping {
                 return Err(MappingError::ExecutableDevice);
             }
         }
-        Ok(Self { memory, access, pages_only: false })
+        Ok(Self { memory, access, leaves: LeafSize::Largest })
     }
     /// Read-only.
     pub const fn read_only(memory: MemoryType) -> Self {
-        Self { memory, access: Access::READ, pages_only: false }
+        Self { memory, access: Access::READ, leaves: LeafSize::Largest }
     }
     /// Readable and writable.
     pub const fn read_write(memory: MemoryType) -> Self {
-        Self { memory, access: Access::READ.union(Access::WRITE), pages_only: false }
+        Self { memory, access: Access::READ.union(Access::WRITE), leaves: LeafSize::Largest }
     }
     /// Code: readable and executable write-back memory.
     pub const fn code() -> Self {
         let access = Access::READ.union(Access::EXECUTE);
-        Self { memory: MemoryType::WriteBack, access, pages_only: false }
+        Self { memory: MemoryType::WriteBack, access, leaves: LeafSize::Largest }
     }
     /// The same for privileged accesses only ([`Access::PRIVILEGED`]).
     pub const fn privileged(self) -> Self {
@@ -73,7 +86,11 @@ impl Mapping {
     /// The same in 4 KiB pages, without blocks and contiguous hints: each page can be unmapped and protected
     /// without break-before-make, so that accesses to its neighbours never fault temporarily.
     pub const fn pages_only(self) -> Self {
-        Self { pages_only: true, ..self }
+        self.only(LeafSize::Page)
+    }
+    /// The same in leaves of this size, and in pages where they do not fit.
+    pub const fn only(self, leaves: LeafSize) -> Self {
+        Self { leaves, ..self }
     }
     /// The memory type.
     pub const fn memory(self) -> MemoryType {
@@ -83,9 +100,9 @@ impl Mapping {
     pub const fn access(self) -> Access {
         self.access
     }
-    /// Whether blocks and contiguous hints are not used.
-    pub const fn is_pages_only(self) -> bool {
-        self.pages_only
+    /// The leaves.
+    pub const fn leaf_size(self) -> LeafSize {
+        self.leaves
     }
 }
 

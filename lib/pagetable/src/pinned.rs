@@ -5,7 +5,7 @@ use crate::geometry::{GROUP_LEN, LAST_LEVEL, OutputSize, TABLE_LEN, index, size}
 use crate::steps::last_byte;
 use crate::table::{add_valid, load, valid_count, write_leaves, write_link};
 use crate::unmap::clear_mapped;
-use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory, TableRef};
+use crate::{Entries, InputAddress, LeafSize, MapError, Mapping, PageTable, TableMemory, TableRef};
 use addr::{FrameRun, PAGE_SHIFT, PhysAddr};
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -85,7 +85,10 @@ impl LeafAttributes {
         if !F::can_express(mapping.access()) {
             return Err(MapError::Inexpressible(mapping.access()));
         }
-        Ok(Self { attributes: F::attributes::<A>(mapping), allows_contiguous: !mapping.is_pages_only() })
+        Ok(Self {
+            attributes: F::attributes::<A>(mapping),
+            allows_contiguous: mapping.leaf_size() == LeafSize::Largest,
+        })
     }
 }
 

@@ -8,6 +8,25 @@ use addr::PhysAddr;
 use core::ops::Range;
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
+    /// Replaces the block of 2 MiB that translates `at`, if any, by pages without the contiguous hint, by
+    /// break-before-make (D8.16.1). All translations stay the same.
+    pub fn split_block<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<(), OutOfTables> {
+        let Some(offset) = self.input.offset(at) else { return Ok(()) };
+        let WalkEnd { table, level, slot, entry: block } = self.walk(m, offset, LAST_LEVEL);
+        if level != LAST_LEVEL - 1 || !block.is_valid() || block.is_contiguous() {
+            return Ok(());
+        }
+        let start = slot_start(offset, level, slot);
+        let pages = self.split_table(m, block, LAST_LEVEL, start, false)?;
+        self.break_slots(m, table, level, slot..slot + 1, start);
+        let entries = &m.entries(TableRef::new(table))[slot..=slot];
+        m.order_before_link();
+        store(&entries[0], Descriptor::table(pages));
+        m.entries_written(entries);
+        m.order_before_link();
+        Ok(())
+    }
+
     /// Splits the leaf and the contiguous group that span `at`, if any. All translations stay the same.
     pub(crate) fn split_at<M: TableMemory>(&mut self, m: &mut M, at: u64) -> Result<(), OutOfTables> {
         if at >= self.input.len() {
@@ -27,7 +46,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if !group && !inside {
             return Ok(());
         }
-        let below = if inside { Some(self.split_table(m, leaf, level + 1, at)?) } else { None };
+        let below = if inside { Some(self.split_table(m, leaf, level + 1, at, true)?) } else { None };
         let slots =
             if group { slot & !(GROUP_LEN - 1)..(slot | (GROUP_LEN - 1)) + 1 } else { slot..slot + 1 };
         self.break_slots(m, table, level, slots.clone(), at);
@@ -61,13 +80,15 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         m.invalidate(start.raw(), slots.len() as u64 * size(level));
     }
 
-    /// A new table of `level` with the translations of the larger `leaf`, split at `at`.
+    /// A new table of `level` with the translations of the larger `leaf`, split at `at`; its leaves have the
+    /// contiguous hint where possible if `has_hint`.
     fn split_table<M: TableMemory>(
         &mut self,
         m: &mut M,
         leaf: Descriptor,
         level: u8,
         at: u64,
+        has_hint: bool,
     ) -> Result<PhysAddr, OutOfTables> {
         let frame = m.allocate().ok_or(OutOfTables)?;
         let first = Descriptor::leaf(leaf.output(), level, leaf.without_contiguous().attributes());
@@ -76,7 +97,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             None
         } else {
             let whole = first.advanced(cut as u64 * size(level));
-            match self.split_table(m, whole, level + 1, at) {
+            match self.split_table(m, whole, level + 1, at, has_hint) {
                 Ok(below) => Some(below),
                 Err(error) => {
                     m.release(frame);
@@ -90,7 +111,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let entries = m.entries(TableRef::new(table));
         for (slot, entry) in entries.iter().enumerate() {
             let leaf = first.advanced(slot as u64 * size(level));
-            let separate = group_at_cut && slot / GROUP_LEN == cut / GROUP_LEN;
+            let separate = !has_hint || group_at_cut && slot / GROUP_LEN == cut / GROUP_LEN;
             store(entry, if separate { leaf } else { leaf.contiguous() });
         }
         if let Some(below) = below {

@@ -2,7 +2,7 @@
 //! that fit.
 
 use crate::Descriptor;
-use crate::geometry::{LAST_LEVEL, OutputSize};
+use crate::geometry::{LAST_LEVEL, OutputSize, shift};
 use crate::table::{load, store};
 use addr::{FrameRun, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -16,8 +16,14 @@ pub(crate) struct LeafStep {
     pub leaves: u64,
 }
 
-/// A top level that permits only pages without the contiguous hint.
-pub(crate) const PAGES_ONLY: u8 = LAST_LEVEL + 1;
+/// Marks a top level of [`only_level`].
+const ONLY: u8 = 1 << 4;
+
+/// A top level that permits only leaves of `level` without the contiguous hint, and pages where they do not
+/// fit.
+pub(crate) const fn only_level(level: u8) -> u8 {
+    ONLY | level
+}
 
 /// log2 of the bytes of a contiguous group of pages, the smallest leaf larger than a page.
 const GROUP_SHIFT: u32 = 16;
@@ -28,7 +34,7 @@ impl LeafStep {
     }
 
     /// The first step of mapping `left` bytes (whole pages, not zero) from `at` to `to`. No entry is above
-    /// `top_level`, which may be [`PAGES_ONLY`].
+    /// `top_level`, which may be that of [`only_level`].
     #[inline]
     pub fn first(at: u64, to: u64, left: u64, top_level: u8) -> Self {
         // Short runs, as in fragmented buffers, take one comparison.
@@ -37,6 +43,13 @@ impl LeafStep {
 
     fn large(at: u64, to: u64, mut left: u64, top_level: u8) -> Self {
         let shape = |bits: u32, left: &mut u64| Self::covers(bits, at, to, left);
+        if top_level & ONLY != 0 {
+            let level = top_level & !ONLY;
+            if level < LAST_LEVEL && shape(shift(level), &mut left) {
+                return Self { level, contiguous: false, leaves: left >> shift(level) };
+            }
+            return Self::pages(left);
+        }
         if top_level <= 1 && shape(30, &mut left) {
             return Self { level: 1, contiguous: false, leaves: left >> 30 };
         }
@@ -76,7 +89,7 @@ pub(crate) struct RunCursor<I> {
     pub to: u64,
     /// The end of the current run, merged with adjacent ones; equal to `to` at the end of the list.
     end: u64,
-    /// The lowest level that may have leaves, or [`PAGES_ONLY`].
+    /// The lowest level that may have leaves, or that of [`only_level`].
     top_level: u8,
     /// `None` only inside [`RunCursor::write_pages`].
     runs: Option<I>,
@@ -217,7 +230,6 @@ pub(crate) fn last_byte(run: &impl FrameRun) -> PhysAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::shift;
     use addr::{Chunk, Order, Pfn};
 
     /// All steps of one run, as (level, contiguous, leaves).
@@ -270,7 +282,17 @@ mod tests {
     #[test]
     fn no_leaf_is_above_the_top_level() {
         assert_eq!(steps(0, 0, 1 << 30, 2), [(2, true, 512)]);
-        assert_eq!(steps(0, 0, 1 << 30, PAGES_ONLY), [(3, false, 1 << 18)]);
+        assert_eq!(steps(0, 0, 1 << 30, only_level(3)), [(3, false, 1 << 18)]);
+    }
+
+    #[test]
+    fn blocks_of_one_size_are_not_grouped() {
+        let (k, m, g) = (1 << 10, 1 << 20, 1 << 30);
+        assert_eq!(steps(0, g, 2 * g, only_level(2)), [(2, false, 1024)]);
+        assert_eq!(steps(0, g, 2 * g, only_level(1)), [(1, false, 2)]);
+        let borders = steps(2 * m - 4 * k, 4 * m - 4 * k, 4 * m + 64 * k, only_level(2));
+        assert_eq!(borders, [(3, false, 1), (2, false, 2), (3, false, 15)]);
+        assert_eq!(steps(2 * m, 4 * m + 64 * k, 2 * m, only_level(2)), [(3, false, 512)]);
     }
 
     #[test]

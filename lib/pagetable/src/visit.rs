@@ -38,9 +38,16 @@ pub struct MappedRun<A> {
     pub to: PhysAddr,
     /// The size of all leaves.
     pub bytes: u64,
+    level: u8,
+    /// The access rights.
+    pub access: Access,
 }
 
 impl<A: InputAddress> MappedRun<A> {
+    /// The size of each leaf.
+    pub fn leaf_bytes(&self) -> u64 {
+        size(self.level)
+    }
     /// The input addresses.
     pub fn input(&self) -> AddrRange<A> {
         AddrRange::new(self.at, A::new(self.at.raw() + self.bytes))
@@ -184,7 +191,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             } else if entry.is_valid() {
                 slot += successors(&entries[slot..end], entry, level);
                 let bytes = (slot - used) as u64 * size(level);
-                visit(MappedRun { at: self.input.address(start), to: entry.output(), bytes })?;
+                let (at, access) = (self.input.address(start), F::access::<A>(entry));
+                visit(MappedRun { at, to: entry.output(), bytes, level, access })?;
             }
         }
         ControlFlow::Continue(())

@@ -1,10 +1,12 @@
 //! The record of a frame of user memory: its owners and its pins.
 
+use crate::block_record::BlockRecord;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// The owners and the pins of a frame, or of a block that is mapped as a whole. An owner is a page table
-/// entry of a process; two of them share the frame until one writes it (copy-on-write). A pin is the access
-/// of a device. The frame is freed by the operation that removes the last of both.
+/// The owners and the pins of a frame that is mapped as a page. An owner is a page table entry of a process;
+/// two of them share the frame until one writes it (copy-on-write). A pin is the access of a device. The
+/// frame is freed by the operation that removes the last of both, and the reference of its block
+/// ([`BlockRecord::split`]).
 ///
 /// # Locks
 ///
@@ -15,17 +17,24 @@ use core::sync::atomic::{AtomicU32, Ordering};
 #[repr(transparent)]
 pub struct FrameRecord(AtomicU32);
 
-/// An owner. The owners are in the low half of the record, the pins in the high half.
+/// An owner. The owners are in the lowest 15 bits of the record, the pins in the high half.
 const OWNER: u32 = 1;
+/// The reference of a split block that has owners or pins of its own.
+const BLOCK: u32 = 1 << 15;
 const PIN: u32 = 1 << 16;
-/// The maximum number of owners, and of pins.
-const MAX: u32 = (1 << 16) - 1;
+/// The maximum number of owners.
+const OWNERS_MAX: u32 = BLOCK - 1;
+/// The maximum number of owners that forks make. The owners of a block become those of its frames when they
+/// split it, so that both together are less than the maximum.
+pub(crate) const FORKS_MAX: u32 = OWNERS_MAX / 2;
+/// The maximum number of pins.
+const PINS_MAX: u32 = (1 << 16) - 1;
 
 /// The maximum number of owners or pins is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyReferences;
 
-/// The effect of a write to a frame that is mapped read-only for copy-on-write.
+/// The effect of a write to memory that is mapped read-only for copy-on-write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CowWrite {
     /// The process is the only owner: the entry becomes writable.
@@ -34,7 +43,7 @@ pub enum CowWrite {
     Copy,
 }
 
-/// The effect of a fork on a private frame.
+/// The effect of a fork on a private frame or block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ForkedFrame {
     /// Both processes own it, read-only.
@@ -45,7 +54,7 @@ pub enum ForkedFrame {
 }
 
 impl FrameRecord {
-    /// The record of a free frame.
+    /// The record of a free frame, and of one whose block is mapped as a whole.
     pub const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
@@ -56,17 +65,25 @@ impl FrameRecord {
         debug_assert_eq!(before, 0, "the frame is not free");
     }
 
-    /// Shares the frame with a child, or says that the child needs a copy.
+    /// Shares the frame with a child, or says that the child needs a copy. `block` is the record of the block
+    /// that contains it.
     ///
     /// # Errors
     /// [`TooManyReferences`].
-    pub fn fork(&self) -> Result<ForkedFrame, TooManyReferences> {
-        // Neither pins nor the maximum of owners.
-        let share = |word: u32| (word < MAX).then_some(word + OWNER);
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, share) {
-            Ok(_) => Ok(ForkedFrame::Shared),
-            Err(MAX) => Err(TooManyReferences),
-            Err(_) => Ok(ForkedFrame::Copied),
+    #[inline]
+    pub fn fork(&self, block: &BlockRecord) -> Result<ForkedFrame, TooManyReferences> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            if word >= PIN || word & BLOCK != 0 && block.pins() > 0 {
+                return Ok(ForkedFrame::Copied);
+            }
+            if word & OWNERS_MAX >= FORKS_MAX {
+                return Err(TooManyReferences);
+            }
+            match self.0.compare_exchange_weak(word, word + OWNER, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(ForkedFrame::Shared),
+                Err(other) => word = other,
+            }
         }
     }
 
@@ -75,16 +92,16 @@ impl FrameRecord {
     /// # Errors
     /// [`TooManyReferences`].
     pub fn share(&self) -> Result<(), TooManyReferences> {
-        self.add(OWNER)
+        self.add(OWNER, OWNERS_MAX)
     }
 
-    /// Returns the effect of a write by an owner. Called under the lock of its address space.
-    pub fn write(&self) -> CowWrite {
+    /// Returns the effect of a write by an owner. Called under the lock of its address space. `block` is the
+    /// record of the block that contains the frame.
+    pub fn write(&self, block: &BlockRecord) -> CowWrite {
         // Acquires the last accesses of a former owner, which released the frame.
-        match self.0.load(Ordering::Acquire) & MAX {
-            OWNER => CowWrite::Reuse,
-            _ => CowWrite::Copy,
-        }
+        let word = self.0.load(Ordering::Acquire);
+        let is_only_owner = word & OWNERS_MAX == OWNER && (word & BLOCK == 0 || block.owners() == 0);
+        if is_only_owner { CowWrite::Reuse } else { CowWrite::Copy }
     }
 
     /// Adds a pin. The caller has broken copy-on-write, also for an access that only reads: a later write of
@@ -93,25 +110,26 @@ impl FrameRecord {
     /// # Errors
     /// [`TooManyReferences`].
     pub fn pin(&self) -> Result<(), TooManyReferences> {
-        self.add(PIN)
+        self.add(PIN, PINS_MAX)
     }
 
     /// Removes an owner, whose entry is cleared and invalidated in all TLBs. Returns whether the caller frees
     /// the frame.
     #[must_use]
+    #[inline]
     pub fn release(&self) -> bool {
-        self.remove(OWNER)
+        self.remove(OWNER, OWNERS_MAX)
     }
 
     /// Removes a pin: no device accesses the frame any more. Returns whether the caller frees the frame.
     #[must_use]
     pub fn unpin(&self) -> bool {
-        self.remove(PIN)
+        self.remove(PIN, PINS_MAX)
     }
 
     /// The number of owners.
     pub fn owners(&self) -> u32 {
-        self.0.load(Ordering::Relaxed) & MAX
+        self.0.load(Ordering::Relaxed) & OWNERS_MAX
     }
 
     /// The number of pins.
@@ -119,8 +137,21 @@ impl FrameRecord {
         self.0.load(Ordering::Relaxed) / PIN
     }
 
-    fn add(&self, unit: u32) -> Result<(), TooManyReferences> {
-        let limit = unit * MAX;
+    /// Makes an owner of the block one of this frame. Only owners of a block do so, while they own it.
+    pub(crate) fn own_part(&self) {
+        self.0.fetch_or(BLOCK, Ordering::Relaxed);
+        self.0.fetch_add(OWNER, Ordering::Relaxed);
+    }
+
+    /// Removes the reference of the block, which has neither owners nor pins. Returns whether the caller
+    /// frees the frame.
+    #[must_use]
+    pub fn leave_block(&self) -> bool {
+        self.0.fetch_and(!BLOCK, Ordering::AcqRel) & !BLOCK == 0
+    }
+
+    fn add(&self, unit: u32, max: u32) -> Result<(), TooManyReferences> {
+        let limit = unit * max;
         let add = |word: u32| (word & limit < limit).then(|| word + unit);
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
@@ -128,10 +159,11 @@ impl FrameRecord {
             .map_err(|_| TooManyReferences)
     }
 
-    fn remove(&self, unit: u32) -> bool {
+    #[inline]
+    fn remove(&self, unit: u32, max: u32) -> bool {
         // Releases the accesses of this owner or device, and acquires those of the others before the free.
         let before = self.0.fetch_sub(unit, Ordering::AcqRel);
-        debug_assert!(before & (unit * MAX) != 0, "record {before:#x} has none of {unit:#x}");
+        debug_assert!(before & (unit * max) != 0, "record {before:#x} has none of {unit:#x}");
         before == unit
     }
 }
@@ -139,9 +171,6 @@ impl FrameRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::collections::BTreeMap;
-    use alloc::vec::Vec;
-    use proptest::prelude::*;
 
     #[test]
     fn last_reference_frees_the_frame() {
@@ -158,203 +187,18 @@ mod tests {
 
     #[test]
     fn references_have_a_limit() {
-        let record = FrameRecord::new();
+        let (record, block) = (FrameRecord::new(), BlockRecord::new());
         record.own();
-        for _ in 0..MAX {
+        for _ in 0..PINS_MAX {
             record.pin().unwrap();
         }
         assert_eq!(record.pin(), Err(TooManyReferences));
-        assert_eq!((record.owners(), record.pins()), (1, MAX));
+        assert_eq!((record.owners(), record.pins()), (1, PINS_MAX));
         let record = FrameRecord::new();
         record.own();
-        (1..MAX).for_each(|_| record.share().unwrap());
-        assert_eq!((record.fork(), record.owners(), record.pins()), (Err(TooManyReferences), MAX, 0));
-    }
-
-    const PAGES: usize = 4;
-
-    #[derive(Clone, Debug)]
-    enum FrameOp {
-        Fork(usize),
-        Write(usize, usize),
-        Pin(usize, usize),
-        DeviceWrite(usize),
-        Unpin(usize),
-        Unmap(usize, usize),
-        Exit(usize),
-    }
-
-    fn op() -> impl Strategy<Value = FrameOp> {
-        let process = 0usize..6;
-        let page = 0usize..PAGES;
-        prop_oneof![
-            process.clone().prop_map(FrameOp::Fork),
-            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Write(process, page)),
-            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Write(process, page)),
-            (process.clone(), page.clone()).prop_map(|(process, page)| FrameOp::Pin(process, page)),
-            (0usize..8).prop_map(FrameOp::DeviceWrite),
-            (0usize..8).prop_map(FrameOp::Unpin),
-            (process.clone(), page).prop_map(|(process, page)| FrameOp::Unmap(process, page)),
-            process.prop_map(FrameOp::Exit),
-        ]
-    }
-
-    /// A page of a process.
-    #[derive(Clone, Copy, Debug)]
-    struct Page {
-        frame: usize,
-        is_writable: bool,
-    }
-
-    /// A machine that follows the records, and beside it the content that each process must see.
-    #[derive(Default)]
-    struct Machine {
-        frames: Vec<(FrameRecord, u32, bool)>,
-        processes: Vec<BTreeMap<usize, Page>>,
-        expected: Vec<BTreeMap<usize, u32>>,
-        /// The frame, and the process and page whose content it is, unless they were unmapped.
-        pins: Vec<(usize, usize, usize)>,
-        next: u32,
-    }
-
-    impl Machine {
-        fn new() -> Self {
-            let mut machine = Self::default();
-            machine.processes.push(BTreeMap::new());
-            machine.expected.push(BTreeMap::new());
-            for page in 0..PAGES {
-                let frame = machine.allocate(0);
-                machine.processes[0].insert(page, Page { frame, is_writable: true });
-                machine.expected[0].insert(page, 0);
-            }
-            machine
-        }
-
-        fn allocate(&mut self, content: u32) -> usize {
-            let record = FrameRecord::new();
-            record.own();
-            self.frames.push((record, content, false));
-            self.frames.len() - 1
-        }
-
-        fn free(&mut self, frame: usize, is_last: bool) {
-            if is_last {
-                assert!(!self.frames[frame].2, "frame {frame} is freed twice");
-                self.frames[frame].2 = true;
-            }
-        }
-
-        fn release(&mut self, frame: usize) {
-            let is_last = self.frames[frame].0.release();
-            self.free(frame, is_last);
-        }
-
-        /// Makes the page writable for its process, as a page fault does.
-        fn break_cow(&mut self, process: usize, page: usize) -> Option<usize> {
-            let Page { frame, is_writable } = *self.processes[process].get(&page)?;
-            let frame = match is_writable {
-                true => frame,
-                false if self.frames[frame].0.write() == CowWrite::Reuse => frame,
-                false => {
-                    let copy = self.allocate(self.frames[frame].1);
-                    self.release(frame);
-                    copy
-                }
-            };
-            self.processes[process].insert(page, Page { frame, is_writable: true });
-            Some(frame)
-        }
-
-        fn run(&mut self, op: &FrameOp) {
-            match *op {
-                FrameOp::Fork(parent) if parent < self.processes.len() && self.processes.len() < 6 => {
-                    let mut child = BTreeMap::new();
-                    for (page, Page { frame, is_writable }) in self.processes[parent].clone() {
-                        let forked = match self.frames[frame].0.fork().unwrap() {
-                            ForkedFrame::Shared => {
-                                self.processes[parent].insert(page, Page { frame, is_writable: false });
-                                Page { frame, is_writable: false }
-                            }
-                            ForkedFrame::Copied => {
-                                assert!(is_writable, "a pinned frame is shared");
-                                Page { frame: self.allocate(self.frames[frame].1), is_writable: true }
-                            }
-                        };
-                        child.insert(page, forked);
-                    }
-                    self.processes.push(child);
-                    self.expected.push(self.expected[parent].clone());
-                }
-                FrameOp::Write(process, page) if process < self.processes.len() => {
-                    if let Some(frame) = self.break_cow(process, page) {
-                        self.next += 1;
-                        self.frames[frame].1 = self.next;
-                        self.expected[process].insert(page, self.next);
-                    }
-                }
-                FrameOp::Pin(process, page) if process < self.processes.len() && self.pins.len() < 8 => {
-                    if let Some(frame) = self.break_cow(process, page) {
-                        self.frames[frame].0.pin().unwrap();
-                        self.pins.push((frame, process, page));
-                    }
-                }
-                FrameOp::DeviceWrite(pin) if pin < self.pins.len() => {
-                    let (frame, process, page) = self.pins[pin];
-                    assert!(!self.frames[frame].2, "a device writes to the free frame {frame}");
-                    self.next += 1;
-                    self.frames[frame].1 = self.next;
-                    if self.processes[process].get(&page).is_some_and(|mapped| mapped.frame == frame) {
-                        self.expected[process].insert(page, self.next);
-                    }
-                }
-                FrameOp::Unpin(pin) if pin < self.pins.len() => {
-                    let (frame, ..) = self.pins.swap_remove(pin);
-                    let is_last = self.frames[frame].0.unpin();
-                    self.free(frame, is_last);
-                }
-                FrameOp::Unmap(process, page) if process < self.processes.len() => self.unmap(process, page),
-                FrameOp::Exit(process) if process < self.processes.len() => {
-                    (0..PAGES).for_each(|page| self.unmap(process, page));
-                }
-                _ => {}
-            }
-        }
-
-        fn unmap(&mut self, process: usize, page: usize) {
-            if let Some(mapped) = self.processes[process].remove(&page) {
-                self.expected[process].remove(&page);
-                self.release(mapped.frame);
-            }
-        }
-
-        /// Every process sees its own content, in frames that are not free; a pinned page stays that of its
-        /// process.
-        fn check(&self) {
-            for (process, expected) in self.processes.iter().zip(&self.expected) {
-                for (page, mapped) in process {
-                    let (_, content, is_free) = &self.frames[mapped.frame];
-                    assert!(!is_free, "a mapped frame is free");
-                    assert_eq!(content, &expected[page], "page {page}");
-                }
-            }
-            for (frame, (record, _, is_free)) in self.frames.iter().enumerate() {
-                let owners =
-                    self.processes.iter().flat_map(BTreeMap::values).filter(|page| page.frame == frame);
-                let pins = self.pins.iter().filter(|pin| pin.0 == frame).count();
-                assert_eq!((record.owners() as usize, record.pins() as usize), (owners.count(), pins));
-                assert_eq!(*is_free, record.owners() == 0 && record.pins() == 0, "frame {frame} leaks");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_process_sees_another_ones_write_and_no_frame_is_lost(ops in prop::collection::vec(op(), 1..80)) {
-            let mut machine = Machine::new();
-            for op in &ops {
-                machine.run(op);
-                machine.check();
-            }
-        }
+        (1..FORKS_MAX).for_each(|_| assert_eq!(record.fork(&block), Ok(ForkedFrame::Shared)));
+        assert_eq!(record.fork(&block), Err(TooManyReferences));
+        (FORKS_MAX..OWNERS_MAX).for_each(|_| record.share().unwrap());
+        assert_eq!((record.share(), record.owners(), record.pins()), (Err(TooManyReferences), OWNERS_MAX, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), files ([`CpioArchive`], [`FileTree`]), file
 //! descriptor table ([`FdTable`]), pages of memory objects ([`PageIndex`]), frame records ([`FrameRecord`],
-//! [`FrameTable`]), fences of buffers ([`BufferFences`]), the line discipline of a terminal
+//! [`BlockRecord`], [`FrameTable`]), fences of buffers ([`BufferFences`]), the line discipline of a terminal
 //! ([`LineDiscipline`]), the tree of processes ([`ProcessTree`]) and robust futexes
 //! ([`release_robust_list`]).
 //!
@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+mod block_record;
 mod chunk_range;
 mod cpio;
 mod executable;
@@ -33,6 +34,7 @@ mod stack;
 mod vdso;
 mod vma;
 
+pub use block_record::{BlockRecord, HugePageSize, UnusedBlock};
 pub use chunk_range::{ChunkRange, chunk_range};
 pub use cpio::{CpioArchive, CpioEntry, CpioError};
 pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};

@@ -301,6 +301,12 @@ pub struct MemoryReport {
     pub free: u64,
     /// Pages of files in memory.
     pub shared: u64,
+    /// Pages in blocks of anonymous memory.
+    pub anonymous_blocks: u64,
+    /// Huge pages of 2 MiB, and those of them that are not mapped.
+    pub huge: (u64, u64),
+    /// Pages in huge pages of all sizes.
+    pub all_huge: u64,
 }
 
 impl MemoryReport {
@@ -317,10 +323,16 @@ impl MemoryReport {
             ("SwapFree:", 0),
             ("Shmem:", self.shared),
             ("SReclaimable:", 0),
+            ("AnonHugePages:", self.anonymous_blocks),
         ] {
             writeln!(out, "{name:16}{:8} kB", pages * 4)?;
         }
-        Ok(())
+        let (total, unused) = self.huge;
+        // All of them are reserved, and allocated beyond a pool of 0.
+        for (name, count) in [("Total:", total), ("Free: ", unused), ("Rsvd: ", unused), ("Surp: ", total)] {
+            writeln!(out, "HugePages_{name}{count:8}")?;
+        }
+        writeln!(out, "Hugepagesize:       2048 kB\nHugetlb:        {:8} kB", self.all_huge * 4)
     }
 }
 
@@ -520,8 +532,19 @@ mod tests {
 
     #[test]
     fn machine_files_match_linux() {
-        let memory = MemoryReport { total: 6_182_927, free: 3_463_424, shared: 1 };
+        let memory = MemoryReport {
+            total: 6_182_927,
+            free: 3_463_424,
+            shared: 1,
+            anonymous_blocks: 1024,
+            huge: (8, 3),
+            all_huge: 8 * 512,
+        };
         let text = written(|out| memory.write(out));
+        let huge = "AnonHugePages:      4096 kB\nHugePages_Total:       8\nHugePages_Free:        3\n\
+                    HugePages_Rsvd:        3\nHugePages_Surp:        8\nHugepagesize:       2048 kB\n\
+                    Hugetlb:           16384 kB\n";
+        assert!(text.ends_with(huge), "{text}");
         assert!(text.starts_with("MemTotal:       24731708 kB\nMemFree:        13853696 kB\n"), "{text}");
         let second = 1_000_000_000;
         let times =

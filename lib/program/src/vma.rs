@@ -267,15 +267,17 @@ impl<B: MappedObject> VmaMap<B> {
     /// Changes the protection of `range`, which must be mapped completely. Returns the changed parts,
     /// ascending.
     pub fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<Vec<Vma<B>>, VmaError> {
-        self.change(range, |part| part.prot = prot)
+        self.update(range, |part| part.prot = prot)
     }
 
     /// Changes the lock of `range`, as [`protect`](Self::protect).
     pub fn set_lock(&mut self, range: AddrRange<UserVa>, lock: MemoryLock) -> Result<(), VmaError> {
-        self.change(range, |part| part.lock = lock).map(|_| ())
+        self.update(range, |part| part.lock = lock).map(|_| ())
     }
 
-    fn change(
+    /// Applies `change` to all VMAs inside `range`, which must be mapped completely; it changes neither the
+    /// range nor the offset. Returns the changed parts, ascending.
+    pub fn update(
         &mut self,
         range: AddrRange<UserVa>,
         change: impl FnMut(&mut Vma<B>),

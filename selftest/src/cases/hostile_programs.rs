@@ -266,8 +266,7 @@ fn end_long_memory_calls() -> Result<(), String> {
     const PAGES: u64 = 2048;
     let error = |errno| format!("{errno}");
     let space = AddressSpace::new().ok_or("no memory or no ASID")?;
-    let start =
-        space.map_anonymous(BYTES, MmapPlacement::Hint(None), Prot::READ | Prot::WRITE).map_err(error)?;
+    let start = space.map_stack(BYTES, MmapPlacement::Hint(None), Prot::READ | Prot::WRITE).map_err(error)?;
     let range = AddrRange::new(start, start + BYTES);
     let populated = AddrRange::new(start, start + PAGES * PAGE_SIZE);
     space.populate(populated, Prot::WRITE).map_err(error)?;

@@ -21,8 +21,10 @@ use kernel::memory::{layout, linear, magazines, window, zones};
 use kernel::percpu;
 use kernel::sync::SpinLock;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use kernel::vm::huge_pages::HugePages;
 use memory::{Frames, Reach, Request, Zone, chunks};
 use pagetable::Mapping;
+use program::HugePageSize;
 
 pub const TESTS: &[Test] = &[
     Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
@@ -42,6 +44,7 @@ pub const TESTS: &[Test] = &[
         run: memory_set_restarts_after_option_mismatch,
     },
     Test { name: "cpu.pan_is_set_after_user_accesses", run: pan_is_set_after_user_accesses },
+    Test { name: "memory.programs_use_blocks", run: programs_use_blocks },
     Test { name: "memory.closed_window_has_no_translation", run: closed_window_has_no_translation },
     Test { name: "memory.linear_alias_is_removed_and_restored", run: linear_alias_is_removed_and_restored },
     Test { name: "memory.kernel_mappings_have_guard_pages", run: kernel_mappings_have_guard_pages },
@@ -105,6 +108,61 @@ fn pan_is_set_after_user_accesses() -> Outcome {
         Some(_) => pass!("after success and faults"),
         None => pass!("no FEAT_PAN"),
     }
+}
+
+/// The leaves of anonymous memory and of huge pages, also in fragmented memory, and the accesses of a program
+/// through them.
+fn programs_use_blocks() -> Outcome {
+    const BLOCK: u64 = Order::BLOCK_2M.bytes();
+    let prot = Prot::READ | Prot::WRITE;
+    let error = |errno| format!("{errno}");
+    let space = AddressSpace::new().ok_or("no memory or no ASID")?;
+    let sizes = || {
+        let mut sizes = Vec::new();
+        space.leaves(|_| true, |leaf| sizes.push(leaf.bytes));
+        sizes
+    };
+    let start = space.map_anonymous(2 * BLOCK, MmapPlacement::Hint(None), prot).map_err(error)?;
+    let whole = AddrRange::new(start, start + 2 * BLOCK);
+    space.populate(whole, prot).map_err(error)?;
+    check!(sizes() == [BLOCK; 2], "anonymous memory: {:?}", sizes());
+    let exchange = |at| {
+        let _irqs = arch::cpu::mask_irqs();
+        // SAFETY: uninstalled below; no other thread runs on this CPU meanwhile.
+        unsafe { space.install() };
+        let result = user_copy::compare_exchange_u32(at, 0, 7);
+        arch::mmu::uninstall_user();
+        result
+    };
+    check!(exchange(start + BLOCK) == Ok(CompareExchange::Exchanged), "no access to a block");
+    space.protect(AddrRange::new(start, start + PAGE_SIZE), Prot::READ).map_err(error)?;
+    check!(exchange(start) == Err(UserFault), "a write to a read-only page of a block");
+    check!(exchange(start + PAGE_SIZE) == Ok(CompareExchange::Exchanged), "no access beside it");
+    check!(sizes().len() == 512 + 1, "a split block has {} leaves", sizes().len());
+    space.unmap(whole).map_err(error)?;
+    let fragmented = Fragmented::new(Reach::ANYWHERE, 4096);
+    let start = space.map_anonymous(BLOCK, MmapPlacement::Hint(None), prot).map_err(error)?;
+    let whole = AddrRange::new(start, start + BLOCK);
+    space.populate(whole, prot).map_err(error)?;
+    let fallback = sizes();
+    drop(fragmented);
+    check!(fallback == [PAGE_SIZE; 512], "without a free block: {} leaves", fallback.len());
+    space.unmap(whole).map_err(error)?;
+    let mut seen = Vec::new();
+    for size in [HugePageSize::Size2M, HugePageSize::Size1G] {
+        let Ok(pages) = HugePages::new(size, 1, false) else { continue };
+        let start = space.map_huge(pages, size.bytes(), MmapPlacement::Hint(None), prot).map_err(error)?;
+        let whole = AddrRange::new(start, start + size.bytes());
+        space.populate(whole, prot).map_err(error)?;
+        check!(sizes() == [size.bytes()], "huge pages: {:?}", sizes());
+        check!(
+            exchange(start + (size.bytes() - PAGE_SIZE)) == Ok(CompareExchange::Exchanged),
+            "no access to {size:?}"
+        );
+        space.unmap(whole).map_err(error)?;
+        seen.push(size.bytes() >> 20);
+    }
+    pass!("blocks of 2 MiB, pages in fragmented memory, huge pages of {seen:?} MiB")
 }
 
 /// Checks samples of highmem by the MMU, and all mappings by the page tables. Only kernel views of buffers

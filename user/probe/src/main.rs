@@ -11,6 +11,7 @@ use crate::result::{ProbeResult, ensure};
 
 mod background;
 mod bad_pointers;
+mod blocks;
 mod borders;
 mod device;
 mod epolls;
@@ -110,6 +111,11 @@ const PROBES: &[Probe] = &[
     ("memory-set", Expectation::Pass, memory_set::restarts),
     ("buffer-size", Expectation::Pass, memory::buffer_size),
     ("view-outlives-fd", Expectation::Pass, memory::view_outlives_descriptor),
+    ("blocks", Expectation::Pass, blocks::parts),
+    ("blocks-forked", Expectation::Pass, blocks::forked),
+    ("blocks-threads", Expectation::Pass, blocks::threads),
+    ("huge-pages", Expectation::Pass, blocks::huge),
+    ("huge-page-arguments", Expectation::Pass, blocks::huge_arguments),
     ("munmap-parts", Expectation::Pass, pages::unmap_parts),
     ("munmap-range", Expectation::Pass, pages::unmap_range),
     ("discard", Expectation::Pass, pages::discard),
@@ -318,7 +324,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 111] = [
+        let portable: [fn(&[String]) -> ProbeResult; 116] = [
             processes::memory,
             processes::protection,
             processes::exits,
@@ -356,6 +362,11 @@ mod tests {
             time::clock_ids,
             memory::anonymous,
             memory::heap_growth,
+            blocks::parts,
+            blocks::forked,
+            blocks::threads,
+            blocks::huge,
+            blocks::huge_arguments,
             pages::unmap_parts,
             pages::unmap_range,
             pages::discard,

@@ -1,13 +1,17 @@
 //! The backing of a VMA, and the descriptor attributes for its protection.
 
 use crate::dma::ChunkedBuffer;
+use crate::vm::huge_pages::HugePages;
 use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::MemoryType;
+use addr::{MemoryType, Order, PAGE_SIZE};
 use alloc::sync::Arc;
-use pagetable::{Access, Mapping};
-use program::MappedObject;
+use pagetable::{Access, LeafSize, Mapping};
+use program::{HugePageSize, MappedObject};
+
+/// The bytes of a block of anonymous memory.
+pub(super) const BLOCK: u64 = Order::BLOCK_2M.bytes();
 
 /// The bytes of a file, by the node that has them. A thin pointer, which keeps a VMA as small as for the
 /// other kinds of memory: every change of a mapping moves VMAs.
@@ -17,7 +21,12 @@ pub type FileContent = &'static &'static [u8];
 #[derive(Clone)]
 pub enum VmaBacking {
     /// Private anonymous memory: zeroed frames, allocated on demand.
-    Anonymous,
+    Anonymous {
+        /// Whether page faults use blocks of 2 MiB where possible (Linux's THP).
+        uses_blocks: bool,
+    },
+    /// Huge pages (`MAP_HUGETLB`), mapped by blocks of their size.
+    Huge(Arc<HugePages>),
     /// Pages of a memory object, which is also that of shared anonymous memory. A private mapping copies a
     /// page when it is written.
     Memory(MemoryMapping),
@@ -34,7 +43,8 @@ pub enum VmaBacking {
 impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Anonymous { uses_blocks: one }, Self::Anonymous { uses_blocks: two }) => one == two,
+            (Self::Huge(one), Self::Huge(two)) => Arc::ptr_eq(one, two),
             (Self::Memory(one), Self::Memory(two)) => one.is_same(two),
             (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
                 Arc::ptr_eq(one, two) && one_max == two_max
@@ -56,7 +66,8 @@ impl VmaBacking {
     /// Whether a fork copies the content: the writes of a process are not visible to others.
     pub(super) fn is_private(&self) -> bool {
         match self {
-            Self::Anonymous => true,
+            Self::Anonymous { .. } => true,
+            Self::Huge(pages) => !pages.is_shared(),
             Self::File { is_shared, .. } => !is_shared,
             Self::Memory(mapping) => !mapping.is_shared(),
             Self::Shared(..) => false,
@@ -66,23 +77,45 @@ impl VmaBacking {
     /// The maximum protection (`VM_MAYWRITE` and so on of Linux).
     pub(super) fn max_prot(&self) -> Prot {
         match self {
-            Self::Anonymous | Self::File { is_shared: false, .. } => Prot::all(),
+            Self::Anonymous { .. } | Self::Huge(_) | Self::File { is_shared: false, .. } => Prot::all(),
             Self::Memory(mapping) => mapping.max_prot(),
             Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
             Self::Shared(_, max) => *max,
         }
     }
 
-    /// The mapping with protection `prot`.
+    /// Whether the memory is private anonymous memory of pages, and blocks that can be split.
+    pub(super) fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous { .. })
+    }
+
+    /// The size of the huge pages, if it has any.
+    pub(super) fn huge_page_size(&self) -> Option<HugePageSize> {
+        if let Self::Huge(pages) = self { Some(pages.size()) } else { None }
+    }
+
+    /// The mapping with protection `prot`; of memory that owns its frames, the one for pages or huge pages.
     pub(super) fn mapping(&self, prot: Prot) -> Mapping {
         match self {
-            // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
-            // meanwhile.
-            Self::Anonymous | Self::File { .. } | Self::Memory(_) => {
+            // Pages without the contiguous hint: unmapping or protecting one breaks no other entry, so its
+            // neighbours cause no faults meanwhile.
+            Self::Anonymous { .. } | Self::File { .. } | Self::Memory(_) => {
                 access_mapping(MemoryType::WriteBack, prot).pages_only()
+            }
+            Self::Huge(pages) => {
+                access_mapping(MemoryType::WriteBack, prot).only(leaf_size(pages.size().bytes()))
             }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
+    }
+}
+
+/// The size of leaves of `bytes`.
+pub(super) fn leaf_size(bytes: u64) -> LeafSize {
+    match bytes {
+        PAGE_SIZE => LeafSize::Page,
+        BLOCK => LeafSize::Block2M,
+        _ => LeafSize::Block1G,
     }
 }
 

@@ -1,15 +1,15 @@
 //! Page table entries of a program, and the frames freed with them.
 
 use super::Inner;
-use super::backing::{VmaBacking, access_mapping, without_write};
+use super::backing::{BLOCK, VmaBacking, access_mapping, leaf_size, without_write};
 use crate::debug::{self, FailPoint};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::sched;
-use crate::vm::pages;
+use crate::vm::pages::{self, RecordKind};
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Address, FrameRun, PAGE_SIZE, PhysAddr, UserVa};
+use addr::{AddrRange, Address, Chunk, FrameRun, PAGE_SIZE, PhysAddr, UserVa};
 use arch::tlb::Level;
 use arrayvec::ArrayVec;
 use core::ops::ControlFlow;
@@ -68,12 +68,67 @@ impl Inner {
         while let Some(part) = self.collect_runs(rest, &mut batch) {
             for run in &batch {
                 let target = to.range.start() + (run.at.raw() - from.range.start().raw());
-                // SAFETY: the entries of `from` own the frames; those that remain own them afterwards. All
-                // are write-back.
+                let mapping = mapping.only(leaf_size(run.leaf_bytes()));
+                // SAFETY: the entries of `from` own the frames; those that remain own them afterwards, of the
+                // same size (`split_for_move`). All are write-back.
                 unsafe { self.map(target, core::iter::once(run.output()), mapping) }
                     .map_err(|_| Errno::ENOMEM)?;
             }
             rest = AddrRange::new(part.end(), rest.end());
+        }
+        Ok(())
+    }
+
+    /// Splits the block that is mapped across `at`, if any; it must be anonymous memory.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn split_block_across(&mut self, at: UserVa) -> Result<(), Errno> {
+        if !self.has_blocks || at.is_aligned(BLOCK) {
+            return Ok(());
+        }
+        match self.translate(at).filter(|leaf| leaf.bytes > PAGE_SIZE) {
+            Some(leaf) => self.split_block(&leaf),
+            None => Ok(()),
+        }
+    }
+
+    /// Splits the block `leaf` of anonymous memory into pages.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn split_block(&mut self, leaf: &Leaf<UserVa>) -> Result<(), Errno> {
+        let Some(table) = &mut self.table else { return Ok(()) };
+        table.split_block(&mut table_frames::user(self.asid), leaf.at).map_err(|_| Errno::ENOMEM)?;
+        // SAFETY: the entries are those of pages now.
+        unsafe { pages::split(leaf.output()) };
+        Ok(())
+    }
+
+    /// Splits the blocks of `from`, a part of a VMA, that do not fit in `to` or are across its borders.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn split_for_move(
+        &mut self,
+        from: &Vma<VmaBacking>,
+        to: &Vma<VmaBacking>,
+    ) -> Result<(), Errno> {
+        if !from.backing.is_anonymous() {
+            return Ok(());
+        }
+        self.split_block_across(from.range.start())?;
+        self.split_block_across(from.range.end())?;
+        if (from.range.start().raw() ^ to.range.start().raw()).is_multiple_of(BLOCK) {
+            return Ok(());
+        }
+        let blocks = from.range.align_inward(BLOCK);
+        for index in 0..blocks.len() / BLOCK {
+            if let Some(leaf) =
+                self.translate(blocks.start() + index * BLOCK).filter(|leaf| leaf.bytes == BLOCK)
+            {
+                self.split_block(&leaf)?;
+            }
         }
         Ok(())
     }
@@ -83,7 +138,9 @@ impl Inner {
     fn collect_runs(&self, range: AddrRange<UserVa>, batch: &mut RunBatch) -> Option<AddrRange<UserVa>> {
         batch.clear();
         self.table.as_ref()?.runs_until(&table_frames::user(self.asid), range, |run| {
-            let table = |run: &MappedRun<UserVa>| run.at.align_down(TABLE_BYTES);
+            // Of a table of pages or blocks.
+            let table =
+                |run: &MappedRun<UserVa>| (run.leaf_bytes(), run.at.align_down(run.leaf_bytes() * TABLE_LEN));
             if batch.is_full() || batch.first().is_some_and(|first| table(first) != table(&run)) {
                 return ControlFlow::Break(());
             }
@@ -106,25 +163,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Unmaps memory that owns its frames, and frees them. Needs no memory: it is mapped with pages, so no
-    /// block is split.
+    /// Unmaps memory that owns its frames, and frees them. Needs no memory, unless a block is across a border
+    /// of `range`, which is split first.
     ///
     /// # Errors
-    /// `EINTR` if `must_stop` returns true after a batch of frames; the rest is still mapped.
+    /// `ENOMEM`: nothing is unmapped. `EINTR` if `must_stop` returns true after a batch of frames; the rest
+    /// is still mapped.
     pub(super) fn unmap_owned(
         &mut self,
         range: AddrRange<UserVa>,
         must_stop: impl Fn() -> bool,
     ) -> Result<(), Errno> {
+        self.split_block_across(range.start())?;
+        self.split_block_across(range.end())?;
         let (mut rest, mut batch) = (range, RunBatch::new());
         while let Some(part) = self.collect_runs(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
-                panic!("memory at {part:?} is not mapped with pages");
+                panic!("a block across a border of {part:?} is not split");
             }
             for run in &batch {
-                // SAFETY: each entry was an owner of its frame; `clear_entries` has cleared the entries, and
+                // SAFETY: each entry was an owner of its frames; `clear_entries` has cleared the entries, and
                 // invalidated them in all TLBs.
-                unsafe { pages::release(run.output()) };
+                unsafe { pages::release(run.output(), RecordKind::of_leaf(run.leaf_bytes())) };
             }
             rest = AddrRange::new(part.end(), range.end());
             if !rest.is_empty() && must_stop() {
@@ -146,9 +206,9 @@ impl Inner {
         let memory = &mut table_frames::user(self.asid);
         for vma in vmas.iter().filter(|vma| vma.backing.owns_frames()) {
             table.runs_until(memory, vma.range, |run| {
-                // SAFETY: each entry was an owner of its frame; it is invalidated in all TLBs, and its table
+                // SAFETY: each entry was an owner of its frames; it is invalidated in all TLBs, and its table
                 // is freed below.
-                unsafe { pages::release(run.output()) };
+                unsafe { pages::release(run.output(), RecordKind::of_leaf(run.leaf_bytes())) };
                 ControlFlow::Continue(())
             });
         }
@@ -156,29 +216,32 @@ impl Inner {
         vmas
     }
 
-    /// Changes the rights of the pages in `range`. The caller invalidates it in all TLBs.
+    /// Changes the rights of the pages in `range`, whose borders no block is across. The caller invalidates
+    /// it in all TLBs.
     pub(super) fn change_rights(&mut self, range: AddrRange<UserVa>, mapping: Mapping) {
         let Some(table) = &mut self.table else { return };
         if let Err(error) = table.protect(&mut table_frames::user(self.asid), range, mapping) {
             // Only the split of a block can fail.
-            panic!("memory at {range:?} is not mapped with pages: {error:?}");
+            panic!("a block across a border of {range:?} is not split: {error:?}");
         }
     }
 
-    /// Maps the page at `at`, whose entry owns its frame, to `frame`, and releases the old frame.
+    /// Maps the page or huge page at `at`, whose entry owns its frames, to those from `frames` on, and
+    /// releases the old frames.
     ///
     /// # Safety
-    /// `frame` is a frame of [`pages`] with an owner that is not an entry yet: this entry becomes that owner.
-    pub(super) unsafe fn replace_page(&mut self, at: UserVa, frame: PhysAddr, mapping: Mapping) {
+    /// `frames` are frames of [`pages`] with an owner that is not an entry yet: this entry becomes that
+    /// owner.
+    pub(super) unsafe fn replace_leaf(&mut self, at: UserVa, frames: PhysAddr, mapping: Mapping) {
         let asid = self.asid;
         let Some(table) = &mut self.table else { panic!("{at} is not mapped") };
-        let Some(old) = table.replace_page(&mut table_frames::user(asid), at, frame, mapping) else {
-            panic!("memory at {at} is not mapped with pages");
+        let Some(old) = table.replace_leaf(&mut table_frames::user(asid), at, frames, mapping) else {
+            panic!("memory at {at} is not mapped by one entry");
         };
         arch::barrier::dsb_ishst();
         arch::barrier::isb();
-        // SAFETY: the entry was an owner of it; it maps the other frame now, and no TLB has the old entry.
-        unsafe { pages::release(AddrRange::new(old, old + PAGE_SIZE)) };
+        // SAFETY: the entry was an owner of it; it maps the other frames now, and no TLB has the old entry.
+        unsafe { pages::release(old, RecordKind::of_leaf(old.len())) };
     }
 
     pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {
@@ -197,17 +260,19 @@ impl Inner {
                 result = Err(Errno::EINTR);
                 return ControlFlow::Break(());
             }
-            // SAFETY: the tables map the program's own frames; executable memory is always write-back.
-            unsafe { window::with_frame(leaf.to, arch::cache::sync_instructions) };
+            for chunk in Chunk::of_range(leaf.output()) {
+                // SAFETY: the tables map the program's own frames; executable memory is always write-back.
+                unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
+            }
             ControlFlow::Continue(())
         });
         result
     }
 }
 
-/// The bytes that a last-level table translates.
-const TABLE_BYTES: u64 = 2 << 20;
+/// The entries of a page table.
+const TABLE_LEN: u64 = 512;
 
 /// Runs of pages that are unmapped or mapped again together. On the stack, since freeing must not allocate;
 /// an eighth of a kernel stack, so it must not be moved.
-type RunBatch = ArrayVec<MappedRun<UserVa>, 85>;
+type RunBatch = ArrayVec<MappedRun<UserVa>, 63>;

@@ -48,7 +48,7 @@ impl AddressSpace {
             let count = |leaf: pagetable::Leaf<UserVa>| resident += leaf.bytes / PAGE_SIZE;
             table.leaves(&table_frames::user(inner.asid), vma.range, count);
             counts.resident += resident;
-            counts.shared += if matches!(vma.backing, VmaBacking::Anonymous) { 0 } else { resident };
+            counts.shared += if vma.backing.is_anonymous() { 0 } else { resident };
         }
         Some(vma.range.end())
     }
@@ -60,7 +60,7 @@ impl AddressSpace {
         }
         let inner = self.inner.lock();
         let leaf = inner.translate(at)?;
-        let is_file = inner.vmas.find(at).is_some_and(|vma| !matches!(vma.backing, VmaBacking::Anonymous));
+        let is_file = inner.vmas.find(at).is_some_and(|vma| !vma.backing.is_anonymous());
         Some((leaf.to + (at.raw() - leaf.at.raw()), is_file))
     }
 
@@ -75,11 +75,11 @@ impl AddressSpace {
             let inner = self.inner.lock();
             let owned = inner.vmas.find(at).is_some_and(|vma| vma.backing.owns_frames());
             let Some(leaf) = inner.translate(at).filter(|_| owned) else { break };
-            let offset = at.raw() - leaf.at.raw();
+            let offset = at.raw() % PAGE_SIZE;
             // SAFETY: the entry owns the frame, of write-back memory, and is locked. The bytes are inside the
             // page; a program may write them meanwhile, then they are any mix.
             unsafe {
-                window::with_frame(leaf.to, |page| {
+                window::with_frame(leaf.translate(at), |page| {
                     let from = arch::pointer::to::<u8>(page.start() + offset);
                     core::ptr::copy_nonoverlapping(from, to[done..].as_mut_ptr(), count);
                 });

@@ -116,13 +116,18 @@ impl AddressSpace {
 }
 
 impl Inner {
-    /// Sets the lock of the mappings in `range`, except for buffers, whose pages cannot be managed.
+    /// Sets the lock of the mappings in `range`, except for buffers and huge pages, which are always
+    /// resident.
     fn set_lock(&mut self, range: AddrRange<UserVa>, lock: MemoryLock) -> Result<(), Errno> {
         if range.is_empty() {
             return Ok(());
         }
         for part in self.vmas.try_parts(range).map_err(vma_errno)? {
-            if part.lock != lock && part.backing.owns_frames() {
+            let is_paged = part.backing.owns_frames() && part.backing.huge_page_size().is_none();
+            if part.lock != lock && is_paged {
+                // A block is in one VMA.
+                self.split_block_across(part.range.start())?;
+                self.split_block_across(part.range.end())?;
                 self.vmas.set_lock(part.range, lock).map_err(vma_errno)?;
             }
         }

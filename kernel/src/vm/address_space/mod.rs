@@ -21,6 +21,7 @@ pub use backing::{FileContent, VmaBacking};
 pub use inspect::PageCounts;
 
 use super::asid::OwnedAsid;
+use super::huge_pages::HugePages;
 use super::pages::PinnedPages;
 use super::shared_memory::{MemoryMapping, SharedMemory};
 use crate::dma::ChunkedBuffer;
@@ -31,10 +32,10 @@ use abi::memory::{Advice, Prot};
 use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use backing::{check_write_xor_execute, with_implied_read};
+use backing::{BLOCK, check_write_xor_execute, with_implied_read};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use pagetable::{Leaf, PageTable, Stage1};
-use program::{Alignment, MemoryLock, USER_END, USER_START, Vma, VmaMap};
+use program::{Alignment, HugePageSize, MemoryLock, USER_END, USER_START, Vma, VmaMap};
 use vma::{anonymous, vma_errno};
 
 /// The input address bits of the user half.
@@ -45,6 +46,8 @@ fn user_range() -> AddrRange<UserVa> {
 }
 /// The bytes that `MAP_POPULATE` fills per acquisition of the lock.
 const POPULATE_STEP: u64 = 2 << 20;
+/// The bytes that are pinned per acquisition of the lock.
+const PIN_STEP: u64 = 64 << 20;
 /// The maximum number of VMAs. Linux permits 65530; here a program must not exhaust the kernel's heap.
 pub const VMAS_MAX: usize = 4096;
 /// The maximum end of the heap (`brk`), which grows upwards; `mmap` allocates from the top down.
@@ -68,7 +71,7 @@ pub enum AccessError {
     Unmapped,
     /// The VMA's protection does not permit the access.
     Denied,
-    /// The VMA maps a file, which ends below the page.
+    /// The VMA maps a file, which ends below the page, or no huge page is free (`SIGBUS`).
     BeyondFile,
     /// No frame or page table can be allocated.
     OutOfMemory,
@@ -98,6 +101,10 @@ struct Inner {
     heap: AddrRange<UserVa>,
     /// Whether a fork has shared frames, which must not become writable before the write to each.
     has_shared_frames: bool,
+    /// Whether blocks of anonymous memory may be mapped.
+    has_blocks: bool,
+    /// Whether huge pages may be mapped.
+    has_huge_pages: bool,
 }
 
 impl AddressSpace {
@@ -107,8 +114,16 @@ impl AddressSpace {
         let table = Table::new(&mut table_frames::user(asid.get()), INPUT_BITS).ok()?;
         let vmas = VmaMap::new(user_range(), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
-        let inner =
-            Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap, has_shared_frames: false });
+        let inner = Inner {
+            vmas,
+            table: Some(table),
+            asid: asid.get(),
+            heap,
+            has_shared_frames: false,
+            has_blocks: false,
+            has_huge_pages: false,
+        };
+        let inner = Mutex::new(inner);
         Some(Self { asid, root, users: AtomicU32::new(1), new_lock: AtomicU8::new(0), inner })
     }
 
@@ -131,12 +146,61 @@ impl AddressSpace {
         self.inner.lock_killable().map_err(|_| Errno::EINTR)
     }
 
-    /// Maps private anonymous memory.
+    /// Maps private anonymous memory, in blocks where possible.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        // As in Linux.
+        let alignment = if len >= BLOCK && len.is_multiple_of(BLOCK) { BLOCK } else { PAGE_SIZE };
+        self.map_private(len, placement, prot, Alignment::like_offset(alignment, 0), true)
+    }
+
+    /// Maps private anonymous memory in pages: for the stack of a thread, most of which is never used.
+    pub fn map_stack(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        // A short one has no room for a block, and can be merged with other memory.
+        self.map_private(len, placement, prot, Alignment::PAGE, len < BLOCK)
+    }
+
+    fn map_private(
+        &self,
+        len: u64,
+        placement: MmapPlacement,
+        prot: Prot,
+        alignment: Alignment,
+        uses_blocks: bool,
+    ) -> Result<UserVa, Errno> {
         check_write_xor_execute(prot)?;
         let mut removed = Vec::new();
-        let new = |range| anonymous(range, prot);
-        let range = self.lock()?.insert_placed(len, placement, Alignment::PAGE, &mut removed, new)?;
+        let new = |range| anonymous(range, prot, uses_blocks);
+        let range = self.lock()?.insert_placed(len, placement, alignment, &mut removed, new)?;
+        Ok(range.start())
+    }
+
+    /// Maps `len` bytes, a multiple of their size, of huge pages.
+    ///
+    /// # Errors
+    /// `EINVAL` for a fixed address that is not a multiple of the size.
+    pub fn map_huge(
+        &self,
+        pages: Arc<HugePages>,
+        len: u64,
+        placement: MmapPlacement,
+        prot: Prot,
+    ) -> Result<UserVa, Errno> {
+        check_write_xor_execute(prot)?;
+        let size = pages.size().bytes();
+        let placement = match placement {
+            MmapPlacement::Hint(hint) => MmapPlacement::Hint(hint.and_then(|at| at.align_up(size))),
+            MmapPlacement::Fixed(at) | MmapPlacement::FixedNoReplace(at) if !at.is_aligned(size) => {
+                return Err(Errno::EINVAL);
+            }
+            fixed => fixed,
+        };
+        let mut removed = Vec::new();
+        let backing = VmaBacking::Huge(pages);
+        let new = |range| Vma { range, prot, lock: MemoryLock::None, backing, offset: 0 };
+        let alignment = Alignment::like_offset(size, 0);
+        let mut inner = self.lock()?;
+        inner.has_huge_pages = true;
+        let range = inner.insert_placed(len, placement, alignment, &mut removed, new)?;
         Ok(range.start())
     }
 
@@ -237,7 +301,12 @@ impl AddressSpace {
         // another thread may map the freed addresses again.
         let mut rest = range;
         while !rest.is_empty() {
-            let first = self.lock()?.unmap_first(rest, sched::is_interrupted)?;
+            let mut inner = self.lock()?;
+            if rest == range {
+                inner.check_huge_borders(range)?;
+            }
+            let first = inner.unmap_first(rest, sched::is_interrupted)?;
+            drop(inner);
             let Some(part) = first else { break };
             rest = AddrRange::new(part.range.end(), range.end());
             // `part` is dropped without the lock: it may be the last reference to a buffer, which frees the
@@ -267,7 +336,9 @@ impl AddressSpace {
         let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
         let more = match vma.backing {
             VmaBacking::Shared(..) => return Err(Errno::EFAULT),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
+            // As in Linux: there is no reservation for more.
+            VmaBacking::Huge(_) => return Err(Errno::EINVAL),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
                 Vma { range: more, offset, ..vma.clone() }
             }
         };
@@ -278,6 +349,14 @@ impl AddressSpace {
     pub fn find_unmapped(&self, len: u64, alignment: Alignment) -> Option<UserVa> {
         let len = len.checked_next_multiple_of(PAGE_SIZE)?;
         self.inner.lock().vmas.find_unmapped(len, alignment, None).map(|range| range.start())
+    }
+
+    /// Returns the size of the huge pages that are mapped at `at`, if any.
+    ///
+    /// # Errors
+    /// `EINTR`.
+    pub fn huge_page_size(&self, at: UserVa) -> Result<Option<HugePageSize>, Errno> {
+        Ok(self.lock()?.vmas.find(at).and_then(|vma| vma.backing.huge_page_size()))
     }
 
     /// Returns whether `at` is in a mapping.
@@ -342,7 +421,7 @@ impl AddressSpace {
         }
         let done = if new_pages > old_pages {
             let added = AddrRange::new(old_pages, new_pages);
-            inner.vmas.insert(anonymous(added, Prot::READ | Prot::WRITE)).is_ok()
+            inner.vmas.insert(anonymous(added, Prot::READ | Prot::WRITE, true)).is_ok()
         } else {
             new_pages == old_pages
                 || inner.unmap_all(AddrRange::new(new_pages, old_pages), &mut removed).is_ok()
@@ -406,16 +485,8 @@ impl AddressSpace {
     pub fn pin(&self, range: AddrRange<UserVa>, write: bool) -> Result<PinnedPages, Errno> {
         let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
         let mut pinned = PinnedPages::default();
-        let mut at = range.start();
-        while at < range.end() {
-            let end = (at.align_down(PAGE_SIZE) + PAGE_SIZE).min(range.end());
-            let inner = &mut *self.lock()?;
-            let frame = inner.anonymous_frame(at, access)?;
-            // SAFETY: the frame of an anonymous page of this program, whose address space is locked.
-            if !unsafe { pinned.add(frame, end.raw() - at.raw()) } {
-                return Err(Errno::ENOMEM);
-            }
-            at = end;
+        for step in steps(range, PIN_STEP) {
+            self.lock()?.pin(step, access, &mut pinned)?;
         }
         Ok(pinned)
     }

@@ -1,13 +1,14 @@
 //! Demand paging: frames of anonymous memory are allocated by the page fault of the first access.
 
-use super::backing::{VmaBacking, with_implied_read};
+use super::backing::{BLOCK, VmaBacking, access_mapping, leaf_size, with_implied_read};
 use super::{AccessError, Inner};
 use crate::memory::{table_frames, window};
-use crate::vm::pages;
+use crate::vm::huge_pages::HugePages;
+use crate::vm::pages::{self, PinnedPages, RecordKind};
 use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Address, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
+use addr::{AddrRange, Address, Chunk, MemoryType, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
 use core::ops::ControlFlow;
 use pagetable::{Access, Leaf};
@@ -34,22 +35,42 @@ impl Inner {
         }
         match leaf {
             Some(leaf) if access.contains(Prot::WRITE) && !leaf.access.contains(Access::WRITE) => {
-                self.break_cow(&leaf, &vma)
+                self.break_cow(at, &leaf, &vma)
             }
             // Another thread has handled the fault, or break-before-make made the entry invalid for a moment.
             _ => Ok(()),
         }
     }
 
-    /// Gives the process a frame of its own for the page of `leaf` (copy-on-write), with the protection of
-    /// its VMA.
-    fn break_cow(&mut self, leaf: &Leaf<UserVa>, vma: &Vma<VmaBacking>) -> Result<(), AccessError> {
+    /// Gives the process a frame of its own for the page at `at` in `leaf`, or frames for the whole leaf
+    /// (copy-on-write), with the protection of its VMA.
+    fn break_cow(
+        &mut self,
+        at: UserVa,
+        leaf: &Leaf<UserVa>,
+        vma: &Vma<VmaBacking>,
+    ) -> Result<(), AccessError> {
         let mapping = vma.backing.mapping(vma.prot);
-        match pages::write(leaf.to) {
+        match pages::write(leaf.output()) {
             CowWrite::Reuse => {
-                let page = AddrRange::new(leaf.at, leaf.at + PAGE_SIZE);
-                self.change_rights(page, mapping);
-                arch::tlb::user(self.asid, page, Level::Last);
+                let range = AddrRange::new(leaf.at, leaf.at + leaf.bytes);
+                self.change_rights(range, mapping);
+                arch::tlb::user(self.asid, range, Level::Last);
+            }
+            CowWrite::Copy if leaf.bytes > PAGE_SIZE && vma.backing.is_anonymous() => {
+                // As in Linux, one page is copied.
+                self.split_block(leaf).map_err(|_| AccessError::OutOfMemory)?;
+                if let Some(page) = self.translate(at) {
+                    self.break_cow(at, &page, vma)?;
+                }
+            }
+            CowWrite::Copy if leaf.bytes > PAGE_SIZE => {
+                let size = vma.backing.huge_page_size();
+                // SAFETY: the process owns the page, which the locked address space maps.
+                let copy = unsafe { pages::alloc_block_copy(leaf.output(), size) };
+                let copy = copy.map_err(|_| AccessError::BeyondFile)?;
+                // SAFETY: `alloc_block_copy` has allocated the frames for this entry.
+                unsafe { self.replace_leaf(leaf.at, copy.start(), mapping) };
             }
             CowWrite::Copy => {
                 // SAFETY: the process owns the frame, which the locked address space maps.
@@ -59,7 +80,7 @@ impl Inner {
                     unsafe { window::with_frame(copy, arch::cache::sync_instructions) };
                 }
                 // SAFETY: `alloc_copy` has allocated the frame for this entry.
-                unsafe { self.replace_page(leaf.at, copy, mapping) };
+                unsafe { self.replace_leaf(leaf.at, copy, mapping) };
             }
         }
         Ok(())
@@ -70,7 +91,9 @@ impl Inner {
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
             VmaBacking::Memory(mapping) => self.map_page(at.align_down(PAGE_SIZE), vma, mapping.object()),
-            VmaBacking::Anonymous | VmaBacking::File { .. } => {
+            VmaBacking::Huge(pages) => self.map_huge_page(at, vma, pages),
+            VmaBacking::Anonymous { .. } if self.populate_block(at, vma) => Ok(()),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {
                 let (range, content) = initial_content(&part, at)?;
                 self.populate_range(range, part.prot, content).or_else(|_| {
                     // Without memory for all of it, tries the faulting page alone.
@@ -84,6 +107,59 @@ impl Inner {
                 .map_shared_part(shared, part.offset, part.range, part.prot)
                 .map_err(|_| AccessError::OutOfMemory),
         }
+    }
+
+    /// Maps a block of zeroes around `at`, if the VMA permits it, nothing is mapped there, and a chunk of
+    /// frames is free. Returns whether it does.
+    fn populate_block(&mut self, at: UserVa, vma: &Vma<VmaBacking>) -> bool {
+        let start = at.align_down(BLOCK);
+        let uses_blocks = matches!(vma.backing, VmaBacking::Anonymous { uses_blocks: true });
+        let range = AddrRange::new(start, start + BLOCK);
+        if !uses_blocks || !vma.prot.contains(Prot::WRITE) || !vma.range.covers(&range) {
+            return false;
+        }
+        if self.first_hole(range) != Some(range) {
+            return false;
+        }
+        let Ok(mut block) = pages::alloc_block(None) else { return false };
+        window::zero(&mut block);
+        let mapping = vma.backing.mapping(vma.prot).only(leaf_size(BLOCK));
+        // SAFETY: the entry becomes the owner of `block`, which has no other mapping; after an error no entry
+        // maps it.
+        let mapped = unsafe { self.map(start, core::iter::once(block.chunk()), mapping) };
+        match mapped {
+            // The page table entry owns the frames now.
+            Ok(()) => {
+                block.release();
+                self.has_blocks = true;
+            }
+            Err(_) => pages::free_unmapped_block(block),
+        }
+        mapped.is_ok()
+    }
+
+    /// Maps the huge page around `at`.
+    fn map_huge_page(
+        &mut self,
+        at: UserVa,
+        vma: &Vma<VmaBacking>,
+        pages: &HugePages,
+    ) -> Result<(), AccessError> {
+        let size = pages.size().bytes();
+        let start = at.align_down(size);
+        let index = (vma.offset + (start.raw() - vma.range.start().raw())) / size;
+        let page = pages.page(index).map_err(|_| AccessError::BeyondFile)?;
+        if vma.prot.contains(Prot::EXEC) {
+            // SAFETY: the owner that `page` added; all mappings of it are write-back.
+            unsafe { window::with_write_back(page, arch::cache::sync_instructions) };
+        }
+        let mapping = vma.backing.mapping(vma.prot);
+        // SAFETY: the entry is the owner that `page` added; all mappings of the frames are write-back.
+        unsafe { self.map(start, core::iter::once(page), mapping) }.map_err(|_| {
+            // SAFETY: the owner that was added above; no entry maps the frames.
+            unsafe { self::pages::release(page.range(), RecordKind::Block) };
+            AccessError::OutOfMemory
+        })
     }
 
     /// Maps the page of `object` at `at`; read-only in a private mapping, which copies it on write.
@@ -107,7 +183,7 @@ impl Inner {
             // SAFETY: the entry is the owner that was added above; all mappings of the frame are write-back.
             unsafe { self.map(at, page, mapping) }.map_err(|_| {
                 // SAFETY: the owner that was added above; no entry maps the frame.
-                unsafe { pages::release(AddrRange::new(frame, frame + PAGE_SIZE)) };
+                unsafe { pages::release(AddrRange::new(frame, frame + PAGE_SIZE), RecordKind::Frame) };
                 AccessError::OutOfMemory
             })
         });
@@ -131,6 +207,21 @@ impl Inner {
                     None => self.map_page(at, part, object).map_err(access_errno),
                 }
             });
+        }
+        if let VmaBacking::Huge(pages) = &part.backing {
+            let size = pages.size().bytes();
+            let mut at = part.range.start();
+            while at < part.range.end() {
+                if self.translate(at).is_none() {
+                    self.map_huge_page(at, part, pages).map_err(access_errno)?;
+                }
+                at = at.align_down(size) + size;
+            }
+            return Ok(());
+        }
+        // A step of `populate` is at most a block.
+        if part.range.len() == BLOCK && self.populate_block(part.range.start(), part) {
+            return Ok(());
         }
         let (range, content) = initial_content(part, part.range.start()).map_err(|_| Errno::EFAULT)?;
         self.populate_range(range, part.prot, content).map_err(|_| Errno::ENOMEM)?;
@@ -186,7 +277,7 @@ impl Inner {
                 unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
             }
         }
-        let mapping = VmaBacking::Anonymous.mapping(prot);
+        let mapping = access_mapping(MemoryType::WriteBack, prot).pages_only();
         // SAFETY: the entries become the owners of `frames`, which have no other mapping; after an error no
         // entry maps them.
         let mapped = unsafe { self.map(hole.start(), frames.chunks(), mapping) };
@@ -199,6 +290,75 @@ impl Inner {
             chunk.release();
         });
         Ok(())
+    }
+
+    /// Pins the pages of `range` for `access` of a device, and adds them to `pinned`.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::pin`](super::AddressSpace::pin); the pages that were added before stay pinned.
+    pub(super) fn pin(
+        &mut self,
+        range: AddrRange<UserVa>,
+        access: Prot,
+        pinned: &mut PinnedPages,
+    ) -> Result<(), Errno> {
+        let mut at = range.start();
+        while at < range.end() {
+            let before = at;
+            at = self.pin_mapped(AddrRange::new(at, range.end()), access, pinned)?;
+            if at == before {
+                // Not mapped, or possibly shared: resolved for the next run.
+                self.anonymous_frame(at, access)?;
+                let leaf = self.translate(at).ok_or(Errno::EFAULT)?;
+                at = (leaf.at + leaf.bytes).min(range.end());
+                // SAFETY: the entry of this process maps the frames, which it does not share.
+                if !unsafe {
+                    pinned.add(
+                        leaf.translate(before),
+                        at.raw() - before.raw(),
+                        RecordKind::of_leaf(leaf.bytes),
+                    )
+                } {
+                    return Err(Errno::ENOMEM);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins the first pages of `range` that are in one VMA, mapped, and not possibly shared for
+    /// copy-on-write. Returns the address of the first other page.
+    fn pin_mapped(
+        &self,
+        range: AddrRange<UserVa>,
+        access: Prot,
+        pinned: &mut PinnedPages,
+    ) -> Result<UserVa, Errno> {
+        let vma = self.vmas.find(range.start()).ok_or(Errno::EFAULT)?;
+        if !vma.backing.owns_frames() || !with_implied_read(vma.prot).contains(access) {
+            return Err(Errno::EFAULT);
+        }
+        let (mut at, end) = (range.start(), range.end().min(vma.range.end()));
+        let may_share = self.has_shared_frames && vma.backing.is_private();
+        let whole = AddrRange::new(at.align_down(PAGE_SIZE), end).align_outward(PAGE_SIZE);
+        let (Some(table), Some(whole)) = (&self.table, whole) else { return Ok(at) };
+        let mut result = Ok(());
+        table.runs_until(&table_frames::user(self.asid), whole, |run| {
+            let is_shared = may_share && !run.access.contains(Access::WRITE);
+            if run.at > at || is_shared {
+                return ControlFlow::Break(());
+            }
+            let run_end = run.input().end().min(end);
+            let (start, len) = (run.to + (at.raw() - run.at.raw()), run_end.raw() - at.raw());
+            // SAFETY: the entries of this process map the frames, which it does not share.
+            if !unsafe { pinned.add(start, len, RecordKind::of_leaf(run.leaf_bytes())) } {
+                result = Err(Errno::ENOMEM);
+                return ControlFlow::Break(());
+            }
+            at = run_end;
+            ControlFlow::Continue(())
+        });
+        result.map(|()| at)
     }
 
     /// Returns the physical address of `at`, which must be anonymous memory that permits `access`. Populates
@@ -219,7 +379,7 @@ impl Inner {
         let is_read_only = |leaf: &Leaf<UserVa>| !leaf.access.contains(Access::WRITE);
         let may_share = self.has_shared_frames && vma.backing.is_private();
         if let Some(leaf) = self.translate(at).filter(|leaf| may_share && is_read_only(leaf)) {
-            self.break_cow(&leaf, &vma).map_err(|_| Errno::ENOMEM)?;
+            self.break_cow(at, &leaf, &vma).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
     }

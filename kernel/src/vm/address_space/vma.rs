@@ -1,6 +1,6 @@
 //! Changes of VMAs, and the corresponding changes of the page tables.
 
-use super::backing::VmaBacking;
+use super::backing::{BLOCK, VmaBacking};
 use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
 use crate::sched;
@@ -42,6 +42,7 @@ impl Inner {
         };
         let range = AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)?;
         if replaces {
+            self.check_huge_borders(range)?;
             if !self.vmas.has_room_without(range, 1) {
                 return Err(Errno::ENOMEM);
             }
@@ -60,8 +61,9 @@ impl Inner {
         range: AddrRange<UserVa>,
         removed: &mut Vec<Vma<VmaBacking>>,
     ) -> Result<(), Errno> {
-        let is_referenced =
-            |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(..) | VmaBacking::Memory(_));
+        let is_referenced = |part: &Vma<VmaBacking>| {
+            matches!(part.backing, VmaBacking::Shared(..) | VmaBacking::Memory(_) | VmaBacking::Huge(_))
+        };
         let referenced = self.vmas.parts(range).filter(is_referenced).count();
         removed.try_reserve(referenced).map_err(|_| Errno::ENOMEM)?;
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
@@ -85,9 +87,7 @@ impl Inner {
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) => self.clear_entries(part.range),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
-                self.unmap_owned(part.range, must_stop)
-            }
+            _ => self.unmap_owned(part.range, must_stop),
         };
         match unmapped {
             Ok(()) => Ok(Some(part)),
@@ -96,6 +96,20 @@ impl Inner {
                 Err(error)
             }
         }
+    }
+
+    /// Checks that no huge page is across a border of `range`.
+    ///
+    /// # Errors
+    /// `EINVAL`.
+    pub(super) fn check_huge_borders(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
+        let is_inside_page = |at: UserVa| {
+            let vma = self.vmas.find(at).filter(|vma| vma.range.start() < at);
+            vma.and_then(|vma| vma.backing.huge_page_size()).is_some_and(|size| !at.is_aligned(size.bytes()))
+        };
+        let is_refused =
+            self.has_huge_pages && (is_inside_page(range.start()) || is_inside_page(range.end()));
+        if is_refused { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
     /// Changes the protection of `range` up to its first hole.
@@ -111,9 +125,15 @@ impl Inner {
     }
 
     fn protect_mapped(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
+        self.check_huge_borders(range)?;
         let before = self.vmas.try_parts(range).map_err(vma_errno)?;
         if before.iter().any(|part| !part.backing.max_prot().contains(prot)) {
             return Err(Errno::EACCES);
+        }
+        for border in [range.start(), range.end()] {
+            if self.vmas.find(border).is_some_and(|vma| vma.backing.is_anonymous()) {
+                self.split_block_across(border)?;
+            }
         }
         self.vmas.protect(range, prot).map_err(vma_errno)?;
         if prot.contains(Prot::EXEC) {
@@ -141,11 +161,25 @@ impl Inner {
     ) -> Result<UserVa, Errno> {
         let whole = self.vmas.find(old.start()).filter(|vma| vma.range.covers(&old)).ok_or(Errno::EFAULT)?;
         let vma = whole.part(&old).ok_or(Errno::EFAULT)?;
+        if let Some(size) = vma.backing.huge_page_size() {
+            let is_fixed_inside =
+                matches!(placement, MmapPlacement::Fixed(at) if !at.is_aligned(size.bytes()));
+            // As in Linux: there is no reservation for more.
+            if is_fixed_inside || len > old.len() {
+                return Err(Errno::EINVAL);
+            }
+            self.check_huge_borders(old)?;
+        }
         let alignment = match &vma.backing {
             // As a mapping of device memory in Linux (VM_DONTEXPAND).
             VmaBacking::Shared(..) if len > old.len() => return Err(Errno::EFAULT),
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
+            VmaBacking::Huge(pages) => Alignment::like_offset(pages.size().bytes(), 0),
+            // So that blocks need not be split.
+            VmaBacking::Anonymous { .. } if old.len() >= BLOCK => {
+                Alignment::like_offset(BLOCK, old.start().raw())
+            }
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } | VmaBacking::Memory(_) => Alignment::PAGE,
         };
         // One for the new range, which may replace others, and one if `old` is the middle of a VMA.
         let target = match placement {
@@ -156,10 +190,13 @@ impl Inner {
             return Err(Errno::ENOMEM);
         }
         let moved_to = |range: AddrRange<UserVa>| match vma.backing {
-            VmaBacking::Anonymous => Vma { lock: vma.lock, ..anonymous(range, vma.prot) },
-            VmaBacking::File { .. } | VmaBacking::Memory(_) | VmaBacking::Shared(..) => {
-                Vma { range, ..vma.clone() }
+            VmaBacking::Anonymous { uses_blocks } => {
+                Vma { lock: vma.lock, ..anonymous(range, vma.prot, uses_blocks) }
             }
+            VmaBacking::Huge(_)
+            | VmaBacking::File { .. }
+            | VmaBacking::Memory(_)
+            | VmaBacking::Shared(..) => Vma { range, ..vma.clone() },
         };
         let range = self.insert_placed(len, placement, alignment, removed, moved_to)?;
         let moved = moved_to(range);
@@ -179,9 +216,7 @@ impl Inner {
     fn move_entries(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
         let mapped = match &from.backing {
             VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
-            VmaBacking::Anonymous | VmaBacking::File { .. } | VmaBacking::Memory(_) => {
-                self.map_again(from, to)
-            }
+            _ => self.split_for_move(from, to).and_then(|()| self.map_again(from, to)),
         };
         // Both ranges map the frames for a moment, with the same attributes. The old entries are cleared
         // last, so that an error leaves them.
@@ -196,13 +231,29 @@ impl Inner {
         match (advice, &part.backing) {
             (Advice::DontNeed | Advice::Free, _) if part.lock != MemoryLock::None => Err(Errno::EINVAL),
             // The pages of the mapping go; a memory object keeps its content.
-            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous)
+            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous { .. })
             | (Advice::DontNeed, VmaBacking::File { .. } | VmaBacking::Memory(_)) => {
                 self.unmap_owned(part.range, sched::is_interrupted)
             }
+            (Advice::DontNeed, VmaBacking::Huge(pages)) => {
+                // As in Linux: a start inside a page is refused, and so is a page of which only a part goes.
+                let (size, range) = (pages.size().bytes(), part.range);
+                if !range.start().is_aligned(size) {
+                    return Err(Errno::EINVAL);
+                }
+                let whole = AddrRange::new(range.start(), range.end().align_down(size));
+                self.unmap_owned(whole, sched::is_interrupted)
+            }
+            (Advice::Blocks(uses_blocks), VmaBacking::Anonymous { .. }) => {
+                // A block is in one VMA.
+                self.split_block_across(part.range.start())?;
+                self.split_block_across(part.range.end())?;
+                let set = |part: &mut Vma<_>| part.backing = VmaBacking::Anonymous { uses_blocks };
+                self.vmas.update(part.range, set).map(|_| ()).map_err(vma_errno)
+            }
             // As in Linux for memory that is not managed by pages (VM_PFNMAP).
             (Advice::DontNeed | Advice::Free, _) => Err(Errno::EINVAL),
-            (Advice::Hint | Advice::Populate(_), _) => Ok(()),
+            (Advice::Hint | Advice::Blocks(_) | Advice::Populate(_), _) => Ok(()),
         }
     }
 
@@ -226,9 +277,9 @@ impl Inner {
 }
 
 /// A VMA of private anonymous memory.
-pub(super) fn anonymous(range: AddrRange<UserVa>, prot: Prot) -> Vma<VmaBacking> {
+pub(super) fn anonymous(range: AddrRange<UserVa>, prot: Prot, uses_blocks: bool) -> Vma<VmaBacking> {
     let (lock, offset) = (MemoryLock::None, range.start().raw());
-    Vma { range, prot, lock, backing: VmaBacking::Anonymous, offset }
+    Vma { range, prot, lock, backing: VmaBacking::Anonymous { uses_blocks }, offset }
 }
 
 /// The errno of a failed change of VMAs.

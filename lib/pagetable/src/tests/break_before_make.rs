@@ -2,6 +2,7 @@
 
 use super::fake::TableEvent::*;
 use super::*;
+use crate::LeafSize;
 
 #[test]
 fn group_is_broken_as_a_whole_before_one_page_is_unmapped() {
@@ -136,8 +137,8 @@ fn replaced_page_is_broken_before_it_maps_another_frame() {
     d.map(G, scattered(4 * G, 3), RO);
     d.m.take_log();
     let frame = PhysAddr::new(7 * G);
-    let old = d.table.replace_page(&mut d.m, Iova::new(G + 4 * K + 17), frame, RW);
-    assert_eq!(old, Some(PhysAddr::new(4 * G + 8 * K)));
+    let old = d.table.replace_leaf(&mut d.m, Iova::new(G + 4 * K + 17), frame, RW);
+    assert_eq!(old, Some(chunk(4 * G + 8 * K, 4 * K).range()));
     assert_eq!(d.m.take_log(), [Written(1), Invalidate(G + 4 * K, 4 * K), Written(1)]);
     d.m.check_quiet();
     let access = |at| d.table.translate(&d.m, Iova::new(at)).unwrap().access;
@@ -147,14 +148,50 @@ fn replaced_page_is_broken_before_it_maps_another_frame() {
 }
 
 #[test]
-fn only_a_page_is_replaced() {
+fn replaced_block_is_broken_before_it_maps_other_frames() {
     let mut d = IommuFixture::new(48);
-    d.map(0, [chunk(G, 2 * M)], RW);
+    d.map(2 * M, [chunk(4 * G, 2 * M), chunk(6 * G, 2 * M)], RO.only(LeafSize::Block2M));
+    d.m.take_log();
+    let old = d.table.replace_leaf(&mut d.m, Iova::new(3 * M), PhysAddr::new(7 * G), RW);
+    assert_eq!(old, Some(chunk(4 * G, 2 * M).range()));
+    assert_eq!(d.m.take_log(), [Written(1), Invalidate(2 * M, 2 * M), Written(1)]);
+    d.m.check_quiet();
+    assert_eq!(d.leaves(), [(2 * M, 7 * G, 2 * M, false), (4 * M, 6 * G, 2 * M, false)]);
+}
+
+#[test]
+fn split_block_is_broken_before_its_pages_are_linked() {
+    let mut d = IommuFixture::new(48);
+    d.map(0, [chunk(G, 64 * M)], RO.only(LeafSize::Block2M));
+    assert!(d.leaves().iter().all(|leaf| leaf.2 == 2 * M && !leaf.3));
+    d.m.take_log();
+    d.table.split_block(&mut d.m, Iova::new(2 * M + 12 * K)).unwrap();
+    let log = d.m.take_log();
+    let broken = log.iter().position(|event| *event == Invalidate(2 * M, 2 * M)).unwrap();
+    assert_eq!(log[broken - 1], Written(1), "{log:?}");
+    assert_eq!(log.iter().filter(|event| **event == Written(1)).count(), 2, "broken, then linked: {log:?}");
+    d.m.check_quiet();
+    let pages: Vec<_> = (0..512).map(|n| (2 * M + n * 4 * K, G + 2 * M + n * 4 * K, 4 * K, false)).collect();
+    assert_eq!(d.leaves()[1..513], pages);
+    assert_eq!((d.leaves().len(), d.table.tables()), (31 + 512, 4));
+    // Pages, a hole and a larger block stay.
+    d.map(G, [chunk(4 * G, G)], RW);
+    d.m.take_log();
+    for at in [2 * M, 64 * M, G, 1 << 50] {
+        d.table.split_block(&mut d.m, Iova::new(at)).unwrap();
+    }
+    assert_eq!(d.m.take_log(), []);
+    d.unmap(2 * M, 2 * M);
+}
+
+#[test]
+fn leaf_with_the_contiguous_hint_is_not_replaced() {
+    let mut d = IommuFixture::new(48);
     d.map(2 * M, [chunk(G, 64 * K)], RW);
     d.map(4 * M, scattered(4 * G, 1), RW);
     d.m.take_log();
-    for at in [0, 2 * M, 4 * M + 4 * K, 6 * M, 1 << 50] {
-        assert_eq!(d.table.replace_page(&mut d.m, Iova::new(at), PhysAddr::new(7 * G), RO), None, "{at:#x}");
+    for at in [2 * M, 4 * M + 4 * K, 6 * M, 1 << 50] {
+        assert_eq!(d.table.replace_leaf(&mut d.m, Iova::new(at), PhysAddr::new(7 * G), RO), None, "{at:#x}");
     }
     assert_eq!(d.m.take_log(), []);
 }

@@ -1,8 +1,8 @@
 //! Random operations compared with a model, a flat array of pages. The fake checks every store.
 
 use super::fake::FakeTableMemory;
-use crate::{Access, Format, InputAddress, Leaf, MapError, Mapping, PageTable, ProtectError, Stage1, Stage2};
-use crate::{StaleTables, TableMemory, UnmapError};
+use crate::{Access, Format, InputAddress, Leaf, LeafSize, MapError, Mapping, PageTable, ProtectError};
+use crate::{Stage1, Stage2, StaleTables, TableMemory, UnmapError};
 use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -19,6 +19,7 @@ enum Action {
     /// From this page on: runs of (first frame, frames).
     Map(u64, Vec<(u64, u64)>, Mapping),
     Unmap(u64, u64),
+    Split(u64),
     Protect(u64, u64, Mapping),
 }
 
@@ -53,6 +54,7 @@ fn mapping() -> impl Strategy<Value = Mapping> {
         Mapping::code(),
         Mapping::read_write(MemoryType::NonCacheable),
         Mapping::read_write(MemoryType::WriteBack).pages_only(),
+        Mapping::read_write(MemoryType::WriteBack).only(LeafSize::Block2M),
     ];
     (0..all.len()).prop_map(move |n| all[n])
 }
@@ -62,6 +64,7 @@ fn action() -> impl Strategy<Value = Action> {
         5 => (page(), vec(run(), 1..4), mapping()).prop_map(|(at, runs, how)| Action::Map(at, runs, how)),
         4 => part().prop_map(|(at, len)| Action::Unmap(at, len)),
         2 => (part(), mapping()).prop_map(|((at, len), how)| Action::Protect(at, len, how)),
+        2 => page().prop_map(Action::Split),
     ]
 }
 
@@ -114,6 +117,12 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
             Action::Map(page, runs, how) => self.map(*page, runs, *how),
             Action::Unmap(page, len) => self.unmap(*page, *len),
             Action::Protect(page, len, how) => self.protect(*page, *len, *how),
+            // Changes no translation.
+            Action::Split(page) => {
+                let at = self.at(*page);
+                let split = self.table.split_block(&mut self.m, at);
+                assert!(split.is_ok() || self.m.budget == 0);
+            }
         }
         self.m.check_quiet();
         assert_eq!(self.table.tables() as usize, self.m.allocated());
@@ -134,7 +143,7 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
         match self.table.map(&mut self.m, at, list, how) {
             Ok(()) => {
                 assert_eq!(taken, None);
-                if how.is_pages_only() {
+                if how.leaf_size() == LeafSize::Page {
                     let end = A::new(at.raw() + frames * PAGE_SIZE);
                     self.table.leaves(&self.m, AddrRange::new(at, end), |leaf| {
                         assert_eq!((leaf.bytes, leaf.contiguous), (PAGE_SIZE, false));
