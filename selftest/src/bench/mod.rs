@@ -48,6 +48,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "alloc", run: alloc::unfragmented },
     Bench { name: "map_single", run: streaming::single },
     Bench { name: "map_sg", run: streaming::scattered },
+    Bench { name: "map_pinned", run: streaming::pinned },
     Bench { name: "contention", run: contention::run },
     Bench { name: "neighbour", run: neighbour::run },
     Bench { name: "growth_size", run: growth::size },

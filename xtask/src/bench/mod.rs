@@ -40,11 +40,12 @@ pub const HELP: &str = "\
   --document    updates only that table, without measuring";
 const OPTIONS: [&str; 4] = ["--stored", "--store-peer", "--bless", "--document"];
 /// The kernel's benchmarks (`selftest/src/bench/mod.rs`).
-const BENCHMARKS: [&str; 14] = [
+const BENCHMARKS: [&str; 15] = [
     "floor",
     "alloc",
     "map_single",
     "map_sg",
+    "map_pinned",
     "contention",
     "neighbour",
     "growth_size",
