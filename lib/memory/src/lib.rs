@@ -5,6 +5,7 @@
 //! - [`Magazine`]: a per-CPU cache of free chunks.
 //! - [`chunks`]: allocates the [`Frames`] of a buffer from any [`FrameSource`].
 //! - [`RangeAllocator`]: address ranges of devices, of vmalloc and of programs.
+//! - [`RangeMap`]: ranges at addresses that a program chooses.
 //! - [`Slots`]: the pages of one table; the only allocator that needs no lock.
 //!
 //! The accounting is on the global heap. Allocating *and freeing* may allocate there (`tests/heap.rs` bounds
@@ -25,6 +26,7 @@ mod large;
 mod magazine;
 mod owned;
 mod range;
+mod range_map;
 mod slots;
 mod source;
 mod split;
@@ -36,6 +38,7 @@ pub use frames::{Frames, OutOfHeap};
 pub use magazine::Magazine;
 pub use owned::{OwnedChunk, OwnedPages};
 pub use range::{RangeAllocator, RangeError};
+pub use range_map::RangeMap;
 pub use slots::Slots;
 pub use source::{FrameSource, Reach, Zone};
 pub use zone::{ZoneStats, Zones};
