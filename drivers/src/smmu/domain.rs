@@ -79,6 +79,8 @@ pub struct PagingDomain {
     output_size: u64,
     /// Number of attached streams.
     streams: u32,
+    /// Whether the faults of the streams are recorded.
+    records_faults: bool,
 }
 
 impl PagingDomain {
@@ -106,7 +108,7 @@ impl PagingDomain {
             tags.release(tag);
             return Err(DomainError::OutOfMemory);
         };
-        Ok(Self { tables, params, output_size: features.output_size(), streams: 0 })
+        Ok(Self { tables, params, output_size: features.output_size(), streams: 0, records_faults: true })
     }
 
     /// Destroys the domain and its remaining mappings. All streams must be detached.
@@ -314,6 +316,25 @@ impl PagingDomain {
     }
 
     /// The configuration in the stream table entry of an attached stream.
+    /// Records the faults of the streams, or aborts their transactions without events. The configuration of
+    /// each stream must be updated and invalidated.
+    pub(super) fn set_recording(&mut self, records: bool) {
+        self.records_faults = records;
+        let StageTables::Stage1 { context, .. } = &self.tables else { return };
+        let coherency = self.params.coherency;
+        let old = ContextDescriptor(context.load(0));
+        let word = ContextDescriptor::RECORD_WORD;
+        // One flag: a single store of its word is an update from one valid configuration to another.
+        context.store(word, &[old.recording(records).0[word]]);
+        coherency.clean(&context.words()[word..=word]);
+        coherency.publish();
+    }
+
+    /// Whether the page tables are those of stage 1, with a context descriptor.
+    pub(super) fn has_context(&self) -> bool {
+        matches!(self.tables, StageTables::Stage1 { .. })
+    }
+
     pub(super) fn stream_config(&self) -> StreamConfig {
         let coherency = self.params.coherency.0;
         match (&self.tables, self.params.tag) {
@@ -326,6 +347,7 @@ impl PagingDomain {
                 input_bits: tables.input_bits(),
                 output_size: self.output_size,
                 coherency,
+                records_faults: self.records_faults,
             }),
             (StageTables::Stage2(_), TlbTag::Stage1(asid)) => unreachable!("{asid:?} with stage 2 tables"),
         }

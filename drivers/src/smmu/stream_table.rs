@@ -203,6 +203,29 @@ impl StreamTable {
         self.set_entry(commands, stream, domain.stream_config())
     }
 
+    /// Records the faults of all streams of `domain`, or aborts their transactions without events, so that
+    /// they do not fill the event queue.
+    ///
+    /// # Errors
+    /// [`StreamError`]. Some streams may have the earlier state; the call may be repeated.
+    pub fn set_recording(
+        &mut self,
+        commands: &impl Shared<CommandQueue>,
+        domain: &mut PagingDomain,
+        records: bool,
+    ) -> Result<(), StreamError> {
+        domain.set_recording(records);
+        let tag = domain.tag();
+        let mut streams = self.attached.iter().filter(|(_, of)| *of == tag).map(|&(stream, _)| stream);
+        streams.try_for_each(|stream| match domain.has_context() {
+            true => {
+                let invalidate = Command::CfgiCd { stream, substream: 0, leaf: true };
+                command_queue::run(commands, [invalidate]).map_err(StreamError::Command)
+            }
+            false => self.set_entry(commands, stream, domain.stream_config()),
+        })
+    }
+
     /// Aborts all further transactions of `stream`. No earlier one is in flight when this returns.
     ///
     /// # Errors

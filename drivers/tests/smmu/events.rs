@@ -118,3 +118,25 @@ fn records_are_read_after_prod_and_before_cons() {
     assert_eq!(CONSUMED.take(), [0, 0], "a barrier after PROD was read, and one before CONS is written");
     assert_eq!(fixture.machine.register(0x1_00ac), 1);
 }
+
+/// A stream of another domain.
+const OTHER: StreamId = StreamId::new(9);
+
+#[test]
+fn domain_without_recording_aborts_without_events() {
+    for ids in [IdRegisters::NESTED, IdRegisters::STAGE2] {
+        let mut fixture = fixture(ids, WalkCoherency::NonCoherent);
+        let mut domain = fixture.attached(STREAM);
+        let _other = fixture.attached(OTHER);
+        assert_eq!((fixture.reach(0), fixture.reports().len()), (None, 1));
+        for (records, events) in [(false, 0), (true, 1)] {
+            fixture.set_recording(&mut domain, records).unwrap();
+            assert_eq!((fixture.reach(0), fixture.reports().len()), (None, events));
+            fixture.machine.access(OTHER, 0, READ);
+            assert_eq!(fixture.reports().len(), 1, "another domain");
+        }
+        fixture.map(&mut domain, 0, &[chunk(0x4_0000_0000, 0)]).unwrap();
+        fixture.set_recording(&mut domain, false).unwrap();
+        assert_eq!(fixture.reach(0), Some(0x4_0000_0000), "translations are kept");
+    }
+}

@@ -154,6 +154,14 @@ impl Smmu {
         self.streams.lock().detach(&self.commands, stream, domain)
     }
 
+    /// Records the faults of the streams of `domain`, or aborts their transactions without events.
+    ///
+    /// # Errors
+    /// See [`StreamTable::set_recording`](drivers::smmu::StreamTable::set_recording).
+    pub fn set_recording(&self, domain: &mut PagingDomain, records: bool) -> Result<(), StreamError> {
+        self.streams.lock().set_recording(&self.commands, domain, records)
+    }
+
     /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a
     /// caller needs the events before the next interrupt. Prints the events in a thread only.
     pub fn service(&self) {

@@ -78,6 +78,17 @@ impl ContextDescriptor {
         Self([word0, word1, 0, MAIR, 0, 0, 0, 0])
     }
 
+    /// The index of the word with the flag that [`recording`](Self::recording) sets.
+    pub const RECORD_WORD: usize = 0;
+    const RECORD: u64 = flag(45, true);
+
+    /// The same descriptor, whose faults are recorded, or abort the transaction without an event (CD.R).
+    pub const fn recording(mut self, records: bool) -> Self {
+        let word = self.0[Self::RECORD_WORD] & !Self::RECORD;
+        self.0[Self::RECORD_WORD] = if records { word | Self::RECORD } else { word };
+        self
+    }
+
     /// Whether the descriptor is valid.
     pub const fn is_valid(&self) -> bool {
         is_set(31, self.0[0])
@@ -109,6 +120,14 @@ mod tests {
         assert_eq!(cd.0[0] as u32, 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31);
         assert_eq!((cd.0[0] >> 32) as u32, 4 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 15 | 0x1234 << 16);
         assert_eq!(cd.0[1..], [0x9_8765_4000, 0, 0x0004_44ff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn recording_is_one_flag() {
+        let cd = ContextDescriptor::new(SPACE);
+        assert_eq!(cd.recording(true), cd);
+        let silent = cd.recording(false);
+        assert_eq!((cd.0[0] ^ silent.0[0], &cd.0[1..]), (1 << 45, &silent.0[1..]));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Stage2Config {
     pub output_size: u64,
     /// Coherency of table walks.
     pub coherency: WalkCoherency,
+    /// Whether faults are recorded; otherwise they abort the transaction without an event (S2R).
+    pub records_faults: bool,
 }
 
 /// The treatment of a stream's transactions.
@@ -111,7 +113,7 @@ impl Ste {
             | flag(54, false)                                // S2PTW: no stage 1 walks to protect
             | field(56, 55, 0b00)                            // S2HD, S2HA: software sets the Access flag
             | flag(57, false)                                // S2S: faults terminate, no stalls
-            | flag(58, true); // S2R: faults are recorded
+            | flag(58, stage2.records_faults); // S2R
         let word3 = address(55, 4, stage2.tables.raw()); // S2TTB
         Self([VALID | field(3, 1, CONFIG_STAGE2), INCOMING_ATTRIBUTES, word2, word3, 0, 0, 0, 0])
     }
@@ -223,6 +225,7 @@ mod tests {
             input_bits: 44,
             output_size: 4,
             coherency: WalkCoherency::Coherent,
+            records_faults: true,
         }));
         assert_eq!(ste.0[0], 0b1101);
         assert_eq!(ste.0[1], 1 << 44);

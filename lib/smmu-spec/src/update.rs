@@ -234,6 +234,7 @@ mod tests {
             input_bits: 44,
             output_size: 4,
             coherency: WalkCoherency::NonCoherent,
+            records_faults: true,
         }))
     }
 

@@ -77,6 +77,10 @@ impl Fixture {
         self.streams.detach(&self.commands, stream, domain)
     }
 
+    pub fn set_recording(&mut self, domain: &mut PagingDomain, records: bool) -> Result<(), StreamError> {
+        self.streams.set_recording(&self.commands, domain, records)
+    }
+
     pub fn attached(&mut self, stream: StreamId) -> PagingDomain {
         let mut domain = self.domain().unwrap();
         self.attach(stream, &mut domain).unwrap();

@@ -99,6 +99,8 @@ pub(super) struct StageTranslation {
     pub input_bits: u32,
     pub output_bits: u32,
     pub mair: u64,
+    /// Whether faults are recorded.
+    pub records: bool,
 }
 
 impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
@@ -215,6 +217,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             input_bits: 64 - t0sz,
             output_bits: self.size(extract(34, 32, word0)),
             mair,
+            records: is_set(45, word0), // R
         })
     }
 
@@ -244,6 +247,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             input_bits: 64 - t0sz,
             output_bits: self.size(extract(50, 48, word2)),
             mair: 0,
+            records: is_set(58, word2), // S2R
         })
     }
 

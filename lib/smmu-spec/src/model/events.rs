@@ -30,6 +30,11 @@ impl TransactionFault {
         Self { class, fetch: Some(at), ..Self::of_config(kind) }
     }
 
+    /// Whether it is one of F_TRANSLATION, F_ADDR_SIZE, F_ACCESS and F_PERMISSION.
+    pub fn is_of_translation(&self) -> bool {
+        (0x10..=0x13).contains(&self.kind.number())
+    }
+
     /// The words of the event record.
     fn record(&self, stream: StreamId, address: u64, direction: AccessKind) -> [u64; 4] {
         let class = match self.class {

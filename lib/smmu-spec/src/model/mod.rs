@@ -230,7 +230,14 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         match self.configuration(stream)? {
             StreamAction::Abort => Ok(TransactionResult::Aborted(None)),
             StreamAction::Bypass => Ok(TransactionResult::Bypassed),
-            StreamAction::Translate(translation) => self.look_up(&translation, address, direction),
+            StreamAction::Translate(translation) => {
+                let result = self.look_up(&translation, address, direction);
+                // Only translation-related faults depend on R and S2R (5.4, 5.2).
+                result.map_err(|fault| TransactionFault {
+                    recorded: fault.recorded && (translation.records || !fault.is_of_translation()),
+                    ..fault
+                })
+            }
         }
     }
 
