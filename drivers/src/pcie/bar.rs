@@ -31,6 +31,13 @@ pub struct Bar {
     pub registers: Option<AddrRange<PhysAddr>>,
 }
 
+impl Bar {
+    /// Whether reads are free of side effects.
+    pub fn is_prefetchable(&self) -> bool {
+        matches!(self.kind, BarKind::Memory { prefetchable: true, .. })
+    }
+}
+
 /// A BAR whose writable bits are not a valid size mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BadBar {

@@ -20,8 +20,14 @@ pub struct Capability {
 }
 
 impl Capability {
-    /// The ID of message-signalled interrupts.
-    pub const MSI: u8 = 0x05;
+    /// The ID of power management.
+    pub const POWER: u8 = 1;
+    /// The ID of MSI.
+    pub const MSI: u8 = 5;
+    /// The ID of a capability that the vendor defines.
+    pub const VENDOR: u8 = 9;
+    /// The ID of the advanced features of conventional PCI.
+    pub const ADVANCED_FEATURES: u8 = 0x13;
     /// The ID of PCI Express.
     pub const EXPRESS: u8 = 0x10;
     /// The ID of MSI-X.
@@ -71,9 +77,11 @@ pub(super) struct ExtendedCapability {
 }
 
 impl ExtendedCapability {
+    pub const ACS: u16 = 0x0d;
     pub const ATS: u16 = 0x0f;
     pub const PRI: u16 = 0x13;
     pub const PASID: u16 = 0x1b;
+    pub const SRIOV: u16 = 0x10;
 }
 
 const FIRST_EXTENDED: u16 = 0x100;

@@ -1,12 +1,12 @@
 //! An enumerated host bridge: its functions, their interrupts and bus mastering.
 
 use super::address::Bdf;
-use super::config::{ConfigSpace, Ecam};
+use super::config::{ConfigSpace, Ecam, Width};
 use super::description::{HostDescription, Phandle};
 use super::function::{Bridge, COMMAND, Function, INTX_OFF, MASTER, MEMORY};
 use super::msi::{self, Message, MsiCapabilityError};
 use super::problem::Problem;
-use super::{assign, enumerate};
+use super::{assign, enumerate, groups};
 use crate::gic::GicInterrupt;
 use addr::StreamId;
 use alloc::vec::Vec;
@@ -111,6 +111,7 @@ impl<C: ConfigSpace> Host<C> {
         for function in found.functions.iter().filter(|function| function.is_assigned()) {
             config.write16(function.bdf, COMMAND, INTX_OFF | MEMORY);
         }
+        groups::enable_acs(&mut config, &found.functions);
         let enumerate::Found { functions, problems, masters } = found;
         Self { config, description, functions, problems, masters }
     }
@@ -146,6 +147,38 @@ impl<C: ConfigSpace> Host<C> {
         &self.config
     }
 
+    pub(super) fn config_mut(&mut self) -> &mut C {
+        &mut self.config
+    }
+
+    pub(super) fn write_command(&mut self, bdf: Bdf, value: u16) {
+        self.config.write16(bdf, COMMAND, value);
+    }
+
+    /// Writes a register of a function that a user-space driver owns: one of those that
+    /// [`UserConfig`](super::UserConfig) passes on.
+    ///
+    /// # Errors
+    /// [`MasterError`] if the value enables bus mastering and the stream is not the function's.
+    pub fn write_for_user(
+        &mut self,
+        bdf: Bdf,
+        offset: u16,
+        width: Width,
+        value: u32,
+        live: StreamLive,
+    ) -> Result<(), MasterError> {
+        if offset <= COMMAND
+            && COMMAND < offset + width as u16
+            && value >> (8 * (COMMAND - offset)) & u32::from(MASTER) != 0
+        {
+            // Of the bridges upstream too.
+            self.enable_bus_master(bdf, live)?;
+        }
+        self.config.write(bdf, offset, width, value);
+        Ok(())
+    }
+
     /// The function at `bdf`.
     pub fn function(&self, bdf: Bdf) -> Option<&Function> {
         self.functions.iter().find(|function| function.bdf == bdf)
@@ -154,6 +187,11 @@ impl<C: ConfigSpace> Host<C> {
     /// The functions with this requester ID, which share a domain.
     pub fn group(&self, requester: u16) -> impl Iterator<Item = &Function> {
         self.functions.iter().filter(move |function| function.requester == requester)
+    }
+
+    /// The isolation groups of all functions.
+    pub fn isolation_groups(&self) -> Vec<groups::IsolationGroup> {
+        groups::groups(&self.config, &self.functions)
     }
 
     /// The function's IOMMU and its stream there; `None` without an IOMMU.
@@ -239,6 +277,11 @@ impl<C: ConfigSpace> Host<C> {
         Ok(())
     }
 
+    /// Disables the messages of the function's MSI capability.
+    pub fn disable_msi(&mut self, bdf: Bdf) {
+        msi::disable_all(&mut self.config, bdf);
+    }
+
     /// Enables or disables the function's INTx.
     ///
     /// # Errors
@@ -265,7 +308,7 @@ impl<C: ConfigSpace> Host<C> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::super::{HostWindow, InterruptMap, InterruptRoute, PciSpace, RequesterMap, RequesterRange};
     use super::*;
@@ -307,6 +350,11 @@ mod tests {
             reserved_iovas: vec![],
             coherent: true,
         }
+    }
+
+    /// A host bridge with these functions.
+    pub fn host_of(functions: impl IntoIterator<Item = FakeFunction>) -> Host<FakeBus> {
+        Host::enumerate(FakeBus::new(functions), description())
     }
 
     /// 00:00.0 a device, 00:01.0 a legacy bridge with 01:00.0 and 01:01.0.

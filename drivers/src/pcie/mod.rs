@@ -16,9 +16,13 @@ mod enumerate;
 #[cfg(test)]
 mod fake;
 mod function;
+mod groups;
 mod host;
 mod msi;
+mod msix;
 mod problem;
+mod reset;
+mod user_config;
 
 pub use address::Bdf;
 pub use bar::{Bar, BarKind};
@@ -29,6 +33,10 @@ pub use description::{
     RequesterRange,
 };
 pub use function::{Bridge, ClassCode, Function, LinkType};
+pub use groups::{GroupReason, IsolationGroup};
 pub use host::{Host, IsolateError, MasterError, StreamLive};
 pub use msi::{Message, MsiCapabilityError};
+pub use msix::{MsixState, MsixTable, MsixTableLocation};
 pub use problem::Problem;
+pub use reset::PendingReset;
+pub use user_config::{ConfigWrite, OutOfMemory, UserConfig};
