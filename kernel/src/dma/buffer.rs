@@ -102,7 +102,7 @@ impl ChunkedBuffer {
     }
 
     /// The chunks of the bytes `part`, which are whole pages; those across its ends are split.
-    pub(super) fn chunks_of(&self, part: &Range<u64>) -> impl Iterator<Item = Chunk> + Clone {
+    pub fn chunks_of(&self, part: &Range<u64>) -> impl Iterator<Item = Chunk> + Clone {
         chunk_range(self.chunks(), part.start, part.end - part.start)
     }
 

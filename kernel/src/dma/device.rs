@@ -7,6 +7,7 @@ use crate::iommu::Smmu;
 use crate::memory::layout;
 use crate::sched;
 use addr::{AddrRange, Iova, MemoryType, StreamId};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -27,7 +28,20 @@ pub struct Device {
     mask: AtomicU64,
     faults: Arc<FaultState>,
     domain: Arc<Domain>,
+    on_faults: FaultAction,
 }
+
+/// The quarantine of a device that reaches its fault limit, or overflows the event queue.
+enum FaultAction {
+    /// Its transactions are aborted.
+    Abort,
+    /// Its faults are not recorded any more; the others are not disturbed, and its transactions to mapped
+    /// memory go on. The owner is told.
+    StopRecording(OwnerNotification),
+}
+
+/// Tells the owner of a device that it is quarantined. Called in a thread.
+pub type OwnerNotification = Box<dyn Fn() + Send + Sync>;
 
 /// Returns the devices that are attached to a translated domain.
 pub fn attached_devices() -> Vec<Arc<Device>> {
@@ -63,11 +77,36 @@ impl Device {
         coherent: bool,
         domain: Arc<Domain>,
     ) -> Result<Arc<Self>, DmaError> {
+        Self::attached(name, (smmu, stream), coherent, domain, FaultAction::Abort)
+    }
+
+    /// Returns a device of a user-space driver in a [`user_managed`](Domain::user_managed) domain. Faults do
+    /// not end its transactions: after too many of them they are not recorded until
+    /// [`rearm`](Self::rearm), and `owner` is called.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
+    pub fn user_managed(
+        name: String,
+        smmu: &'static Smmu,
+        stream: StreamId,
+        domain: Arc<Domain>,
+        owner: OwnerNotification,
+    ) -> Result<Arc<Self>, DmaError> {
+        Self::attached(name, (smmu, stream), true, domain, FaultAction::StopRecording(owner))
+    }
+
+    fn attached(
+        name: String,
+        (smmu, stream): (&'static Smmu, StreamId),
+        coherent: bool,
+        domain: Arc<Domain>,
+        on_faults: FaultAction,
+    ) -> Result<Arc<Self>, DmaError> {
         domain.attach(stream)?;
         let faults = Arc::new(FaultState::default());
-        let translation = Some((smmu, stream));
-        let device =
-            Arc::new(Self { name, stream: translation, coherent, mask: default_mask(), faults, domain });
+        let (translation, mask) = (Some((smmu, stream)), default_mask());
+        let device = Arc::new(Self { name, stream: translation, coherent, mask, faults, domain, on_faults });
         let quarantine: Arc<dyn Quarantine> = device.clone();
         fault::register(smmu, stream, device.faults.clone(), Arc::downgrade(&quarantine));
         debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
@@ -78,7 +117,7 @@ impl Device {
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
         let (mask, faults) = (default_mask(), Arc::new(FaultState::default()));
-        Arc::new(Self { name, stream: None, coherent, mask, faults, domain })
+        Arc::new(Self { name, stream: None, coherent, mask, faults, domain, on_faults: FaultAction::Abort })
     }
 
     /// The name in traces: bus, device and function of a PCI device.
@@ -228,7 +267,13 @@ impl Device {
         if self.is_quarantined() {
             sched::sleep_until(self.faults.earliest_rearm()).map_err(|_| DmaError::IommuRefused)?;
         }
-        self.faults.rearm(|| self.smmu().into_iter().for_each(Smmu::service), || self.attach())
+        self.faults.rearm(
+            || self.smmu().into_iter().for_each(Smmu::service),
+            || match self.on_faults {
+                FaultAction::Abort => self.attach(),
+                FaultAction::StopRecording(_) => self.domain.set_recording(true),
+            },
+        )
     }
 
     /// Returns the memory type of a coherent buffer of the device.
@@ -264,15 +309,23 @@ impl Drop for Device {
 
 impl Quarantine for Device {
     fn quarantine(&self) {
-        match self.faults.quarantine(|| self.detach()) {
+        let quarantined = self.faults.quarantine(|| match self.on_faults {
+            FaultAction::Abort => self.detach(),
+            FaultAction::StopRecording(_) => self.domain.set_recording(false),
+        });
+        match quarantined {
             Some(Ok(())) => {
                 let faults = self.faults.count();
                 let overflow = self.faults.earliest_rearm() > sched::time::now();
                 let reason = if overflow { ", and the event queue overflowed" } else { "" };
-                log::warn!(
-                    "{}: quarantined after {faults} faults{reason}; the IOMMU aborts its transactions",
-                    self.name
-                );
+                let effect = match &self.on_faults {
+                    FaultAction::Abort => "the IOMMU aborts its transactions",
+                    FaultAction::StopRecording(owner) => {
+                        owner();
+                        "further faults are not recorded"
+                    }
+                };
+                log::warn!("{}: quarantined after {faults} faults{reason}; {effect}", self.name);
             }
             Some(Err(error)) => log::error!("{}: too many faults, and the detach failed: {error}", self.name),
             None => {}

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusAddressError, BusWindow, BusWindows, Direct};
 use drivers::smmu::{PagingDomain, Stages, StreamError};
-use pagetable::Leaf;
+use pagetable::{Leaf, Mapping};
 use spin::Once;
 
 /// An IOVA space. Its lock is held during changes of the tables and of the stream table entries that lead to
@@ -64,6 +64,60 @@ impl Domain {
         Ok(Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) }))
     }
 
+    /// Returns an empty domain of `smmu` as [`translated`](Self::translated), whose addresses a program
+    /// chooses ([`map_at`](Self::map_at)), except those of `doorbells`.
+    ///
+    /// # Errors
+    /// See [`Smmu::new_domain`].
+    pub fn user_managed(
+        smmu: &'static Smmu,
+        coherent: bool,
+        doorbells: AddrRange<Iova>,
+    ) -> Result<Arc<Self>, DmaError> {
+        let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
+        let iova_space = Mutex::new(IovaSpace::user_managed(smmu, domain, input_bits, doorbells));
+        let domain = SmmuDomain { smmu, coherent, small: Once::new(), iova_space };
+        Ok(Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) }))
+    }
+
+    /// The SMMU and whether the devices snoop the CPU caches; `None` without translation.
+    pub fn translation(&self) -> Option<(&'static Smmu, bool)> {
+        match &self.translation {
+            DomainTranslation::Smmu(domain) => Some((domain.smmu, domain.coherent)),
+            DomainTranslation::Direct(_) => None,
+        }
+    }
+
+    /// Maps `runs` in order at `range` of a [`user_managed`](Self::user_managed) domain. The range is free,
+    /// below [`end`](Self::end), and as long as the runs.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfTables`], [`DmaError::AboveIommu`]: the domain is unchanged. After
+    /// [`DmaError::IommuTimeout`] the caller must leak the memory and the range.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`].
+    pub unsafe fn map_at(
+        &self,
+        range: AddrRange<Iova>,
+        runs: impl Iterator<Item: FrameRun>,
+        mapping: Mapping,
+    ) -> Result<(), DmaError> {
+        let DomainTranslation::Smmu(domain) = &self.translation else { return Err(DmaError::IommuRefused) };
+        // SAFETY: passed on to the caller.
+        unsafe { domain.iova_space.lock().map_at(runs, range.start(), mapping) }?;
+        counters::IOVA_RANGES.add(1);
+        Ok(())
+    }
+
+    /// The end of the IOVAs that the tables translate; `None` without translation.
+    pub fn end(&self) -> Option<Iova> {
+        match &self.translation {
+            DomainTranslation::Smmu(domain) => Some(domain.iova_space.lock().end()),
+            DomainTranslation::Direct(_) => None,
+        }
+    }
+
     /// The key of the domain in hooks of the checking build.
     pub fn key(&self) -> DomainKey {
         DomainKey(core::ptr::from_ref(self).addr())
@@ -82,7 +136,7 @@ impl Domain {
     /// Returns the memory type of device mappings of memory that is `memory` for the CPUs. A device that does
     /// not snoop accesses it as non-cacheable: a cacheable transaction could hit in a cache on its way, which
     /// the CPUs' maintenance does not reach.
-    pub(super) fn device_memory(&self, memory: MemoryType) -> MemoryType {
+    pub fn device_memory(&self, memory: MemoryType) -> MemoryType {
         if self.is_non_coherent() { MemoryType::NonCacheable } else { memory }
     }
 
@@ -198,7 +252,7 @@ impl Domain {
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`]: `held` and the range are leaked, since a device may still access them.
-    pub(super) fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
+    pub fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
         counters::IOVA_RANGES.sub(1);
         match &self.translation {
             DomainTranslation::Smmu(domain) => domain.unmap(range, held),
@@ -281,6 +335,16 @@ impl Domain {
             }
             stream_error(error)
         })
+    }
+
+    /// Records the faults of the domain's streams, or aborts their transactions without events.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`].
+    pub(super) fn set_recording(&self, records: bool) -> Result<(), DmaError> {
+        let DomainTranslation::Smmu(domain) = &self.translation else { return Ok(()) };
+        let result = domain.smmu.set_recording(domain.iova_space.lock().paging_domain(), records);
+        result.map_err(stream_error)
     }
 
     /// Makes the SMMU abort all transactions of `stream`. After a timeout the command is repeated once: the

@@ -22,12 +22,15 @@ pub(super) const MSI_DOORBELLS: [Iova; 2] = [Iova::new(0xffe0_0000), Iova::new(0
 /// The IOVA allocator and the page tables of a domain.
 pub(super) struct IovaSpace {
     smmu: &'static Smmu,
-    ranges: RangeAllocator<Iova>,
+    /// `None` if the addresses are chosen outside: a program manages them.
+    ranges: Option<RangeAllocator<Iova>>,
     domain: smmu::PagingDomain,
-    /// The mapped doorbell pages, from the start of [`MSI_DOORBELLS`] on.
+    /// The end of the address range of the tables.
+    end: Iova,
+    /// The mapped doorbell pages, from the start of `doorbell_window` on.
     doorbells: Vec<PhysAddr>,
-    /// Whether devices can use [`MSI_DOORBELLS`].
-    has_doorbells: bool,
+    /// The addresses of doorbells; empty if devices cannot use them.
+    doorbell_window: AddrRange<Iova>,
 }
 
 impl IovaSpace {
@@ -45,9 +48,35 @@ impl IovaSpace {
         let doorbells = AddrRange::new(start, end);
         ranges.reserve(doorbells);
         unusable.iter().for_each(|&range| ranges.reserve(range));
-        let has_doorbells =
-            space.covers(&doorbells) && !unusable.iter().any(|range| range.overlaps(&doorbells));
-        Self { smmu, ranges, domain, doorbells: Vec::new(), has_doorbells }
+        let window = if unusable.iter().any(|range| range.overlaps(&doorbells)) {
+            AddrRange::EMPTY
+        } else {
+            doorbells
+        };
+        Self::with_ranges(smmu, Some(ranges), domain, space, window)
+    }
+
+    /// Returns the IOVA space of `domain`, which must be empty, for [`map_at`](Self::map_at), with the
+    /// addresses of doorbells, which it must not use.
+    pub fn user_managed(
+        smmu: &'static Smmu,
+        domain: smmu::PagingDomain,
+        input_bits: u8,
+        doorbells: AddrRange<Iova>,
+    ) -> Self {
+        let space = AddrRange::new(Iova::new(0), Iova::new(1 << input_bits));
+        Self::with_ranges(smmu, None, domain, space, doorbells)
+    }
+
+    fn with_ranges(
+        smmu: &'static Smmu,
+        ranges: Option<RangeAllocator<Iova>>,
+        domain: smmu::PagingDomain,
+        space: AddrRange<Iova>,
+        doorbells: AddrRange<Iova>,
+    ) -> Self {
+        let doorbell_window = if space.covers(&doorbells) { doorbells } else { AddrRange::EMPTY };
+        Self { smmu, ranges, domain, end: space.end(), doorbells: Vec::new(), doorbell_window }
     }
 
     pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {
@@ -61,17 +90,18 @@ impl IovaSpace {
 
     /// The end of the address range of the tables.
     pub fn end(&self) -> Iova {
-        self.ranges.space().end()
+        self.end
     }
 
-    /// Returns whether the page at `at` is allocated.
+    /// Returns whether the page at `at` is allocated, or managed by a program.
     pub fn is_allocated(&self, at: Iova) -> bool {
-        self.ranges.is_allocated(at)
+        self.ranges.as_ref().is_none_or(|ranges| ranges.is_allocated(at))
     }
 
     /// Whether a leaf is the mapping of a doorbell page.
     pub fn is_doorbell(&self, leaf: &Leaf<Iova>) -> bool {
-        let index = (leaf.at.raw()).checked_sub(MSI_DOORBELLS[0].raw()).map(|offset| offset / PAGE_SIZE);
+        let start = self.doorbell_window.start().raw();
+        let index = (leaf.at.raw()).checked_sub(start).map(|offset| offset / PAGE_SIZE);
         let page = index.and_then(|index| self.doorbells.get(index as usize));
         leaf.bytes == PAGE_SIZE && page.is_some_and(|&page| leaf.output().start() == page)
     }
@@ -86,8 +116,8 @@ impl IovaSpace {
     /// `page` is a page of registers in which devices may write to the doorbell.
     pub unsafe fn map_doorbell(&mut self, page: PhysAddr) -> Result<Iova, DmaError> {
         let known = self.doorbells.iter().position(|&known| known == page);
-        let at = MSI_DOORBELLS[0] + known.unwrap_or(self.doorbells.len()) as u64 * PAGE_SIZE;
-        if !self.has_doorbells || at >= MSI_DOORBELLS[1] || debug::fail_point(FailPoint::Iova) {
+        let at = self.doorbell_window.start() + known.unwrap_or(self.doorbells.len()) as u64 * PAGE_SIZE;
+        if !self.doorbell_window.contains(at) || debug::fail_point(FailPoint::Iova) {
             return Err(DmaError::OutOfIova { len: PAGE_SIZE, highest: self.end() });
         }
         if known.is_some() {
@@ -123,7 +153,7 @@ impl IovaSpace {
     pub unsafe fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
         // The allocator adds the guard pages behind the range; with them it covers the table.
         let range = AddrRange::new(at, at + (PinnedTable::BYTES - debug::GUARD_BYTES));
-        if self.ranges.alloc_at(range).is_err() {
+        if self.ranges.as_mut().is_none_or(|ranges| ranges.alloc_at(range).is_err()) {
             return Ok(None);
         }
         let highest = memory::layout().highest();
@@ -162,20 +192,21 @@ impl IovaSpace {
     fn alloc_range(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
         let highest = request.mask.highest();
         let exhausted = DmaError::OutOfIova { len: request.len, highest };
-        let range = self.ranges.alloc(request.len, request.align, highest);
-        range.or_else(|_| self.alloc_less_aligned(request, highest)).map_err(|_| exhausted)
+        let Some(ranges) = &mut self.ranges else { return Err(exhausted) };
+        let range = ranges.alloc(request.len, request.align, highest);
+        range.or_else(|_| Self::alloc_less_aligned(ranges, request, highest)).map_err(|_| exhausted)
     }
 
     #[cold]
     fn alloc_less_aligned(
-        &mut self,
+        ranges: &mut RangeAllocator<Iova>,
         request: &MapRequest,
         highest: Iova,
     ) -> Result<AddrRange<Iova>, RangeError<Iova>> {
         let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
         let mut found = Err(RangeError::OutOfRange { len: request.len, highest });
         for align in smaller.into_iter().filter(|&align| align < request.align) {
-            found = found.or_else(|_| self.ranges.alloc(request.len, align, highest));
+            found = found.or_else(|_| ranges.alloc(request.len, align, highest));
         }
         found
     }
@@ -208,7 +239,7 @@ impl IovaSpace {
     ///
     /// # Safety
     /// As for [`Domain::map`](super::Domain::map).
-    unsafe fn map_at(
+    pub unsafe fn map_at(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,
         at: Iova,
@@ -245,7 +276,9 @@ impl IovaSpace {
 
     /// Frees a range after its invalidation.
     pub fn free(&mut self, range: AddrRange<Iova>) {
-        if let Err(error) = self.ranges.free(range) {
+        if let Some(ranges) = &mut self.ranges
+            && let Err(error) = ranges.free(range)
+        {
             panic!("free of IOVA range {range:?}: {error:?}");
         }
     }

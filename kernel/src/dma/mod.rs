@@ -27,6 +27,6 @@ pub mod trace;
 pub use attachment::Attachment;
 pub use buffer::{ChunkedBuffer, SyncFor};
 pub use coherent::{Space, alloc, alloc_unattached};
-pub use device::{Device, attached_devices};
+pub use device::{Device, OwnerNotification, attached_devices};
 pub use domain::Domain;
 pub use request::MapPlacement;
