@@ -23,6 +23,7 @@ use crate::memory::heap as kernel_heap;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::{AddressSpace, FileContent};
+use crate::vm::registers::RegisterRegion;
 use crate::vm::shared_memory::{self, SharedMemory};
 use abi::Errno;
 use abi::file::{
@@ -188,6 +189,11 @@ pub trait File: Any + Send + Sync {
     }
     /// Returns the buffer if the file is a dma-buf.
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
+        None
+    }
+    /// Returns registers of a device for `mmap` of `len` bytes at `offset` in the file, and the offset in the
+    /// region; `None` if the file has none.
+    fn registers(&self, _offset: u64, _len: u64) -> Option<Result<(Arc<RegisterRegion>, u64), Errno>> {
         None
     }
     /// Returns the fences if the file is a sync file.

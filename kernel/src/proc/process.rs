@@ -38,7 +38,7 @@ const ENTRIES: &[FsEntry] = &[
     MAPS,
     FsEntry::text("mountinfo", mount_information),
     FsEntry::text("mounts", mounts),
-    FsEntry { name: "pagemap", mode: 0o400, kind: EntryKind::Bytes(page_map) },
+    FsEntry::new("pagemap", 0o400, EntryKind::Bytes(page_map)),
     FsEntry::link("root", |_| node(FsNode::ROOT)),
     STAT,
     STATM,
@@ -46,7 +46,7 @@ const ENTRIES: &[FsEntry] = &[
     FsEntry::numbered("task", &THREADS),
 ];
 
-const COMM: FsEntry = FsEntry { name: "comm", mode: 0o644, kind: EntryKind::Setting(comm, set_comm) };
+const COMM: FsEntry = FsEntry::new("comm", 0o644, EntryKind::Setting(comm, set_comm));
 const MAPS: FsEntry = FsEntry::text("maps", maps);
 const STAT: FsEntry =
     FsEntry::text("stat", |numbers, out| with_report(numbers, |report| report.write_stat(out)));
@@ -69,7 +69,7 @@ static THREADS: Numbered = Numbered {
 };
 
 static DESCRIPTORS: Numbered = Numbered {
-    entry: FsEntry { name: "", mode: 0, kind: EntryKind::LinkWithMode(descriptor, descriptor_mode) },
+    entry: FsEntry::new("", 0, EntryKind::LinkWithMode(descriptor, descriptor_mode)),
     ..DESCRIPTOR_STATES_OF
 };
 static DESCRIPTOR_STATES: Numbered = DESCRIPTOR_STATES_OF;
@@ -240,6 +240,7 @@ enum MapObject {
     Archive(FileContent),
     Memory(*const SharedMemory),
     Buffer,
+    Registers,
     HugePages,
 }
 
@@ -257,6 +258,10 @@ fn maps(numbers: &[u32], out: &mut Text) -> Result<(), Errno> {
             }
             MapObject::Buffer => {
                 name.push(b"/dmabuf:")?;
+                (0, 0)
+            }
+            MapObject::Registers => {
+                name.push(b"anon_inode:[vfio-device]")?;
                 (0, 0)
             }
             MapObject::HugePages => {
@@ -291,6 +296,7 @@ fn describe(vma: &Vma<VmaBacking>, heap: AddrRange<UserVa>) -> (MapLine<'static>
         VmaBacking::File { content, is_shared } => (MapObject::Archive(content), *is_shared, vma.offset),
         VmaBacking::Memory(mapping) => (MapObject::Memory(mapping.object()), mapping.is_shared(), vma.offset),
         VmaBacking::Shared(..) => (MapObject::Buffer, true, vma.offset),
+        VmaBacking::Registers(_) => (MapObject::Registers, true, vma.offset),
     };
     let line = MapLine { range: vma.range, prot: vma.prot, is_shared, offset, file: (0, 0), name: b"" };
     (line, mapped, vma.range.overlaps(&heap))

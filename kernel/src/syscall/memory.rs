@@ -260,6 +260,13 @@ fn map_file(
         let mapping = MemoryMapping::new(object.clone(), is_shared, (prot, max_prot))?;
         return space.map_memory(mapping, (offset, len), placement, prot);
     }
+    if let Some(registers) = readable.registers(offset, len) {
+        if !is_shared {
+            return Err(Errno::EINVAL);
+        }
+        let (region, offset) = registers?;
+        return space.map_registers(region, (offset, len), placement, prot);
+    }
     let Some(dma_buf) = readable.dma_buf() else {
         let content = readable.content().ok_or(Errno::ENODEV)?;
         return space.map_file(content, (offset, len), placement, (prot, is_shared));

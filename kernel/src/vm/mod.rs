@@ -5,4 +5,5 @@ pub mod address_space;
 mod asid;
 pub mod huge_pages;
 pub mod pages;
+pub mod registers;
 pub mod shared_memory;

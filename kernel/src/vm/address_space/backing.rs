@@ -2,6 +2,7 @@
 
 use crate::dma::ChunkedBuffer;
 use crate::vm::huge_pages::HugePages;
+use crate::vm::registers::RegisterRegion;
 use crate::vm::shared_memory::MemoryMapping;
 use abi::Errno;
 use abi::memory::Prot;
@@ -38,6 +39,8 @@ pub enum VmaBacking {
     },
     /// A buffer, and the maximum protection that its file descriptor permits.
     Shared(Arc<ChunkedBuffer>, Prot),
+    /// Registers of a device, mapped by page faults while they are enabled.
+    Registers(Arc<RegisterRegion>),
 }
 
 impl MappedObject for VmaBacking {
@@ -52,6 +55,7 @@ impl MappedObject for VmaBacking {
             (Self::File { content: one, is_shared }, Self::File { content: two, is_shared: other }) => {
                 core::ptr::eq(*one, *two) && is_shared == other
             }
+            (Self::Registers(one), Self::Registers(two)) => Arc::ptr_eq(one, two),
             _ => false,
         }
     }
@@ -60,7 +64,12 @@ impl MappedObject for VmaBacking {
 impl VmaBacking {
     /// Whether each entry is an owner of its frame, as those of anonymous memory are.
     pub fn owns_frames(&self) -> bool {
-        !matches!(self, Self::Shared(..))
+        !matches!(self, Self::Shared(..) | Self::Registers(_))
+    }
+
+    /// Whether it is a reference, whose drop can free memory: not under the lock of the address space.
+    pub(super) fn is_counted(&self) -> bool {
+        matches!(self, Self::Shared(..) | Self::Memory(_) | Self::Huge(_) | Self::Registers(_))
     }
 
     /// Whether a fork copies the content: the writes of a process are not visible to others.
@@ -70,7 +79,7 @@ impl VmaBacking {
             Self::Huge(pages) => !pages.is_shared(),
             Self::File { is_shared, .. } => !is_shared,
             Self::Memory(mapping) => !mapping.is_shared(),
-            Self::Shared(..) => false,
+            Self::Shared(..) | Self::Registers(_) => false,
         }
     }
 
@@ -81,6 +90,7 @@ impl VmaBacking {
             Self::Memory(mapping) => mapping.max_prot(),
             Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
             Self::Shared(_, max) => *max,
+            Self::Registers(_) => Prot::READ | Prot::WRITE,
         }
     }
 
@@ -106,6 +116,7 @@ impl VmaBacking {
                 access_mapping(MemoryType::WriteBack, prot).only(leaf_size(pages.size().bytes()))
             }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
+            Self::Registers(region) => access_mapping(region.memory(), prot),
         }
     }
 }

@@ -23,6 +23,7 @@ pub use inspect::PageCounts;
 use super::asid::OwnedAsid;
 use super::huge_pages::HugePages;
 use super::pages::PinnedPages;
+use super::registers::RegisterRegion;
 use super::shared_memory::{MemoryMapping, SharedMemory};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
@@ -36,7 +37,7 @@ use backing::{BLOCK, check_write_xor_execute, with_implied_read};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, HugePageSize, MemoryLock, USER_END, USER_START, Vma, VmaMap};
-use vma::{anonymous, vma_errno};
+use vma::{anonymous, register_alignment, vma_errno};
 
 /// The input address bits of the user half.
 const INPUT_BITS: u8 = 48;
@@ -295,6 +296,61 @@ impl AddressSpace {
         Ok(range.start())
     }
 
+    /// Maps `len` bytes of registers from `offset` on. Page faults map the pages.
+    ///
+    /// # Errors
+    /// `EACCES` for execution, `EINVAL` beyond the end of the region.
+    pub fn map_registers(
+        &self,
+        region: Arc<RegisterRegion>,
+        (offset, len): (u64, u64),
+        placement: MmapPlacement,
+        prot: Prot,
+    ) -> Result<UserVa, Errno> {
+        let backing = VmaBacking::Registers(region.clone());
+        if !backing.max_prot().contains(prot) {
+            return Err(Errno::EACCES);
+        }
+        region.part(offset, len).ok_or(Errno::EINVAL)?;
+        let mut removed = Vec::new();
+        let alignment = register_alignment(&region, offset);
+        let new = |range| Vma { range, prot, lock: MemoryLock::None, backing, offset };
+        let range = self.lock()?.insert_placed(len, placement, alignment, &mut removed, new)?;
+        Ok(range.start())
+    }
+
+    /// Clears the entries of all mappings of a region, which is disabled: page faults fail from then on.
+    pub fn revoke(&self, region: &Arc<RegisterRegion>) {
+        let inner = &mut *self.inner.lock();
+        let is_mapped = |vma: &Vma<VmaBacking>| matches!(&vma.backing, VmaBacking::Registers(other) if Arc::ptr_eq(other, region));
+        let mut from = UserVa::new(USER_START);
+        while let Some(range) = inner.vmas.first_from(from).map(|vma| vma.range) {
+            if inner.vmas.find(range.start()).is_some_and(is_mapped) && inner.clear_entries(range).is_err() {
+                // Whole VMAs: no block is split, so no table is allocated.
+                panic!("registers at {range:?} are not revoked");
+            }
+            from = range.end();
+        }
+    }
+
+    /// Returns the region that is mapped at all of `range`, and the offset there.
+    ///
+    /// # Errors
+    /// `EINTR`
+    pub fn registers_at(
+        &self,
+        range: AddrRange<UserVa>,
+    ) -> Result<Option<(Arc<RegisterRegion>, u64)>, Errno> {
+        let inner = self.lock()?;
+        let vma = inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range));
+        Ok(vma.and_then(|vma| match &vma.backing {
+            VmaBacking::Registers(region) => {
+                Some((region.clone(), vma.offset + (range.start().raw() - vma.range.start().raw())))
+            }
+            _ => None,
+        }))
+    }
+
     /// Unmaps all mappings in `range`.
     pub fn unmap(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         // VMA by VMA, so that the lock is released in between. Each step starts above the previous one:
@@ -335,7 +391,7 @@ impl AddressSpace {
             inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
         let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
         let more = match vma.backing {
-            VmaBacking::Shared(..) => return Err(Errno::EFAULT),
+            VmaBacking::Shared(..) | VmaBacking::Registers(_) => return Err(Errno::EFAULT),
             // As in Linux: there is no reservation for more.
             VmaBacking::Huge(_) => return Err(Errno::EINVAL),
             VmaBacking::Anonymous { .. } | VmaBacking::File { .. } | VmaBacking::Memory(_) => {

@@ -5,6 +5,7 @@ use super::{AccessError, Inner};
 use crate::memory::{table_frames, window};
 use crate::vm::huge_pages::HugePages;
 use crate::vm::pages::{self, PinnedPages, RecordKind};
+use crate::vm::registers::RegisterRegion;
 use crate::vm::shared_memory::SharedMemory;
 use abi::Errno;
 use abi::memory::Prot;
@@ -17,6 +18,8 @@ use program::{CowWrite, Vma};
 /// Fault-around: a page fault populates the aligned block of this size around it, limited to the VMA and to
 /// pages that are not mapped.
 const FAULT_AROUND: u64 = 64 << 10;
+/// The same for registers: a block.
+pub(super) const REGISTERS_AROUND: u64 = 2 << 20;
 
 impl Inner {
     pub(super) fn handle_fault(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
@@ -106,7 +109,28 @@ impl Inner {
             VmaBacking::Shared(shared, _) => self
                 .map_shared_part(shared, part.offset, part.range, part.prot)
                 .map_err(|_| AccessError::OutOfMemory),
+            VmaBacking::Registers(region) => self.map_registers(at, vma, region),
         }
+    }
+
+    /// Maps the pages of a region around `at`, of which none is mapped.
+    fn map_registers(
+        &mut self,
+        at: UserVa,
+        vma: &Vma<VmaBacking>,
+        region: &RegisterRegion,
+    ) -> Result<(), AccessError> {
+        if !region.is_enabled() {
+            return Err(AccessError::BeyondFile);
+        }
+        let start = at.align_down(REGISTERS_AROUND);
+        let part = vma.part(&AddrRange::new(start, start + REGISTERS_AROUND)).ok_or(AccessError::Unmapped)?;
+        let registers = region.part(part.offset, part.range.len()).ok_or(AccessError::BeyondFile)?;
+        let mapping = vma.backing.mapping(part.prot);
+        // SAFETY: registers that the user of the region may access, as its constructor promises; the VMA keeps
+        // the region, and a revocation clears the entries before the registers have another user.
+        unsafe { self.map(part.range.start(), Chunk::of_range(registers), mapping) }
+            .map_err(|_| AccessError::OutOfMemory)
     }
 
     /// Maps a block of zeroes around `at`, if the VMA permits it, nothing is mapped there, and a chunk of

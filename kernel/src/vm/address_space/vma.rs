@@ -1,9 +1,11 @@
 //! Changes of VMAs, and the corresponding changes of the page tables.
 
 use super::backing::{BLOCK, VmaBacking};
+use super::page_fault::REGISTERS_AROUND;
 use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
 use crate::sched;
+use crate::vm::registers::RegisterRegion;
 use abi::Errno;
 use abi::memory::{Advice, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
@@ -61,9 +63,7 @@ impl Inner {
         range: AddrRange<UserVa>,
         removed: &mut Vec<Vma<VmaBacking>>,
     ) -> Result<(), Errno> {
-        let is_referenced = |part: &Vma<VmaBacking>| {
-            matches!(part.backing, VmaBacking::Shared(..) | VmaBacking::Memory(_) | VmaBacking::Huge(_))
-        };
+        let is_referenced = |part: &Vma<VmaBacking>| part.backing.is_counted();
         let referenced = self.vmas.parts(range).filter(is_referenced).count();
         removed.try_reserve(referenced).map_err(|_| Errno::ENOMEM)?;
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
@@ -86,7 +86,7 @@ impl Inner {
         let Some(part) = self.vmas.remove_first(range).map_err(vma_errno)? else { return Ok(None) };
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
-            VmaBacking::Shared(..) => self.clear_entries(part.range),
+            VmaBacking::Shared(..) | VmaBacking::Registers(_) => self.clear_entries(part.range),
             _ => self.unmap_owned(part.range, must_stop),
         };
         match unmapped {
@@ -172,8 +172,11 @@ impl Inner {
         }
         let alignment = match &vma.backing {
             // As a mapping of device memory in Linux (VM_DONTEXPAND).
-            VmaBacking::Shared(..) if len > old.len() => return Err(Errno::EFAULT),
+            VmaBacking::Shared(..) | VmaBacking::Registers(_) if len > old.len() => {
+                return Err(Errno::EFAULT);
+            }
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
+            VmaBacking::Registers(region) => register_alignment(region, vma.offset),
             VmaBacking::Huge(pages) => Alignment::like_offset(pages.size().bytes(), 0),
             // So that blocks need not be split.
             VmaBacking::Anonymous { .. } if old.len() >= BLOCK => {
@@ -196,7 +199,8 @@ impl Inner {
             VmaBacking::Huge(_)
             | VmaBacking::File { .. }
             | VmaBacking::Memory(_)
-            | VmaBacking::Shared(..) => Vma { range, ..vma.clone() },
+            | VmaBacking::Shared(..)
+            | VmaBacking::Registers(_) => Vma { range, ..vma.clone() },
         };
         let range = self.insert_placed(len, placement, alignment, removed, moved_to)?;
         let moved = moved_to(range);
@@ -216,6 +220,8 @@ impl Inner {
     fn move_entries(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
         let mapped = match &from.backing {
             VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
+            // Page faults map them at the new addresses.
+            VmaBacking::Registers(_) => Ok(()),
             _ => self.split_for_move(from, to).and_then(|()| self.map_again(from, to)),
         };
         // Both ranges map the frames for a moment, with the same attributes. The old entries are cleared
@@ -280,6 +286,11 @@ impl Inner {
 pub(super) fn anonymous(range: AddrRange<UserVa>, prot: Prot, uses_blocks: bool) -> Vma<VmaBacking> {
     let (lock, offset) = (MemoryLock::None, range.start().raw());
     Vma { range, prot, lock, backing: VmaBacking::Anonymous { uses_blocks }, offset }
+}
+
+/// The alignment of a mapping of registers from `offset` on, so that page faults can map blocks.
+pub(super) fn register_alignment(region: &RegisterRegion, offset: u64) -> Alignment {
+    Alignment::like_offset(REGISTERS_AROUND, region.range().start().raw() + offset)
 }
 
 /// The errno of a failed change of VMAs.
