@@ -4,6 +4,7 @@ use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation}
 use crate::memory::{self, Sizes, heap, zones};
 use crate::{
     console, devices, dma, firmware, fs, iommu, irq, msi, percpu, power, proc, process, sched, smp, sysfs,
+    vfio,
 };
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
@@ -96,6 +97,7 @@ pub unsafe fn start_kernel(
     sysfs::init();
     fs::console::start(platform.console.and_then(|uart| uart.interrupt));
     let devices = devices::probe(&platform, hosts, &args);
+    vfio::init(&args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {
         power::fail(&"no memory for the first thread");
     }

@@ -28,4 +28,5 @@ pub mod sync;
 pub mod syscall;
 pub mod sysfs;
 pub mod trap;
+pub mod vfio;
 pub mod vm;

@@ -63,6 +63,41 @@ pub type PciHost = Mutex<Host>;
 
 static HOSTS: SpinLock<Vec<&'static PciHost>> = SpinLock::new(Vec::new());
 
+/// A function, by its host bridge's place in the order of enumeration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PciAddress {
+    pub host: u16,
+    pub bdf: Bdf,
+}
+
+/// The drivers that have bound functions, by name.
+static BOUND: SpinLock<BTreeMap<PciAddress, &'static str>> = SpinLock::new(BTreeMap::new());
+
+/// Returns the driver that has bound a function.
+pub fn driver_of(at: PciAddress) -> Option<&'static str> {
+    BOUND.lock().get(&at).copied()
+}
+
+/// Records that a driver has bound a function. Returns `false` if another has.
+pub fn set_driver(at: PciAddress, name: &'static str) -> bool {
+    let mut bound = BOUND.lock();
+    let is_free = !bound.contains_key(&at);
+    if is_free {
+        bound.insert(at, name);
+    }
+    is_free
+}
+
+/// Records that a function has no driver.
+pub fn clear_driver(at: PciAddress) {
+    BOUND.lock().remove(&at);
+}
+
+/// Returns the number of host bridges.
+pub fn host_count() -> usize {
+    HOSTS.lock().len()
+}
+
 /// Returns a host bridge by its place in the order of enumeration.
 pub fn host(index: usize) -> Option<&'static PciHost> {
     HOSTS.lock().get(index).copied()
@@ -157,10 +192,17 @@ pub fn probe(
     streams: &mut Streams,
     args: &BootArgs<'_>,
 ) -> Vec<&'static dyn BoundDevice> {
+    let index = HOSTS.lock().iter().position(|&other| core::ptr::eq(other, host));
     let mut locked = host.lock();
     let functions = locked.functions().to_vec();
     let bound = functions.iter().filter_map(|function| {
+        if args.vfio_ids.contains(function.vendor, function.device) {
+            return None;
+        }
         let driver = driver_for(drivers, (function.vendor, function.device), function.class)?;
+        if let Some(index) = index {
+            set_driver(PciAddress { host: index as u16, bdf: function.bdf }, driver.name);
+        }
         let mut probe = PciProbe { shared: host, host: &mut locked, function, streams, args };
         (driver.probe)(&mut probe).unwrap_or_else(|error| {
             log::warn!("{} {}: ignored: {error}", driver.name, function.bdf);

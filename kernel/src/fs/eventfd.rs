@@ -55,6 +55,12 @@ impl EventFd {
         Self(Watched::new(counter), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Adds 1, unless the counter is at its maximum. Interrupt handlers may call it.
+    pub fn signal(&self) {
+        // Only a full counter is an error.
+        let _ = self.change(PollEvents::IN, |counter| counter.add(1));
+    }
+
     /// Runs an operation, which on success makes `events` ready.
     fn change<R>(
         &self,

@@ -45,6 +45,8 @@ pub struct FsEntry {
     /// The permissions.
     pub mode: u32,
     pub kind: EntryKind,
+    /// Whether the entry exists, for these numbers before it.
+    pub exists: fn(&[u32]) -> bool,
 }
 
 /// Reads bytes from an offset.
@@ -77,21 +79,30 @@ pub struct Numbered {
 }
 
 impl FsEntry {
+    pub const fn new(name: &'static str, mode: u32, kind: EntryKind) -> Self {
+        Self { name, mode, kind, exists: |_| true }
+    }
+
+    /// An entry that exists only while `exists` returns true.
+    pub const fn only_if(self, exists: fn(&[u32]) -> bool) -> Self {
+        Self { exists, ..self }
+    }
+
     pub const fn text(name: &'static str, make: fn(&[u32], &mut Text) -> Result<(), Errno>) -> Self {
-        Self { name, mode: 0o444, kind: EntryKind::Text(make) }
+        Self::new(name, 0o444, EntryKind::Text(make))
     }
 
     pub const fn link(name: &'static str, target: fn(&[u32]) -> Result<LinkTarget<FsNode>, Errno>) -> Self {
-        Self { name, mode: 0o777, kind: EntryKind::Link(target) }
+        Self::new(name, 0o777, EntryKind::Link(target))
     }
 
     pub const fn directory(name: &'static str, entries: &'static [Self]) -> Self {
-        Self { name, mode: 0o555, kind: EntryKind::Directory(entries, None) }
+        Self::new(name, 0o555, EntryKind::Directory(entries, None))
     }
 
     /// A directory of entries with numbers.
     pub const fn numbered(name: &'static str, numbered: &'static Numbered) -> Self {
-        Self { name, mode: 0o555, kind: EntryKind::Directory(&[], Some(numbered)) }
+        Self::new(name, 0o555, EntryKind::Directory(&[], Some(numbered)))
     }
 
     pub const fn with_mode(self, mode: u32) -> Self {
@@ -225,7 +236,8 @@ impl GeneratedNode {
         }
         self.check()?;
         if let Some(index) = entries.iter().position(|entry| entry.name.as_bytes() == name) {
-            return self.child(index as u32);
+            let exists = (entries[index].exists)(&numbers);
+            return if exists { self.child(index as u32) } else { Err(Errno::ENOENT) };
         }
         let numbered = numbered.as_ref().ok_or(Errno::ENOENT)?;
         let number = (numbered.find)(&numbers, name).ok_or(Errno::ENOENT)?;
@@ -245,12 +257,12 @@ impl GeneratedNode {
         self.check()?;
         let Ok(position) = u32::try_from(position) else { return Ok(None) };
         let fixed = entries.len() as u32;
-        let step = match numbered {
-            _ if position < fixed => Some(position),
-            None => None,
-            Some(numbered) => {
-                (numbered.next)(&numbers, position - fixed).and_then(|number| fixed.checked_add(number))
-            }
+        let existing = (position..fixed).find(|&index| (entries[index as usize].exists)(&numbers));
+        let step = match (existing, numbered) {
+            (Some(index), _) => Some(index),
+            (None, None) => None,
+            (None, Some(numbered)) => (numbered.next)(&numbers, position.saturating_sub(fixed))
+                .and_then(|number| fixed.checked_add(number)),
         };
         step.map(|step| Ok((step.into(), self.child(step)?))).transpose()
     }
@@ -475,7 +487,7 @@ mod tests {
     use super::*;
 
     static NUMBERED: Numbered = Numbered {
-        entry: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(&[FILE], Some(&INNER)) },
+        entry: FsEntry::new("", 0o555, EntryKind::Directory(&[FILE], Some(&INNER))),
         next: |_, from| [3, 7].into_iter().find(|&number| number >= from),
         name: decimal_name,
         find: find_decimal,
@@ -493,7 +505,7 @@ mod tests {
         magic: 0,
         device: 9,
         file_bytes: 0,
-        root: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(&[FILE], Some(&NUMBERED)) },
+        root: FsEntry::new("", 0o555, EntryKind::Directory(&[FILE], Some(&NUMBERED))),
     };
 
     fn find(path: &str) -> Result<GeneratedNode, Errno> {

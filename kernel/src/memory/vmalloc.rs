@@ -226,7 +226,24 @@ pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<K
     map(registers, MemoryType::Device)
 }
 
+/// Maps the pages of registers until the result is dropped. All other mappings of them have this memory type.
+///
+/// # Errors
+/// [`MapRegistersError::Ram`], [`MapRegistersError::Map`].
+pub fn map_registers_for_access(
+    registers: AddrRange<PhysAddr>,
+    memory: MemoryType,
+) -> Result<KernelMapping, MapRegistersError> {
+    map_pages(registers, memory)
+}
+
 fn map(registers: AddrRange<PhysAddr>, memory: MemoryType) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+    let at = map_pages(registers, memory)?.leak().start();
+    let start = at + registers.start().raw() % PAGE_SIZE;
+    Ok(AddrRange::new(start, start + registers.len()))
+}
+
+fn map_pages(registers: AddrRange<PhysAddr>, memory: MemoryType) -> Result<KernelMapping, MapRegistersError> {
     let pages = registers.align_outward(PAGE_SIZE).unwrap_or(AddrRange::EMPTY);
     if super::layout().ram.iter().any(|ram| ram.overlaps(&pages)) {
         return Err(MapRegistersError::Ram(registers.start()));
@@ -234,7 +251,5 @@ fn map(registers: AddrRange<PhysAddr>, memory: MemoryType) -> Result<AddrRange<K
     let mapping = Mapping::read_write(memory);
     // SAFETY: the registers are not RAM (just checked), so they have no owner and no other memory type.
     let mapped = unsafe { REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping) };
-    let at = mapped.map_err(MapRegistersError::Map)?.leak().start();
-    let start = at + (registers.start().raw() - pages.start().raw());
-    Ok(AddrRange::new(start, start + registers.len()))
+    mapped.map_err(MapRegistersError::Map)
 }

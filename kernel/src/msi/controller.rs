@@ -87,6 +87,13 @@ enum ControllerKind {
     V2m(Mutex<V2mFrame>),
 }
 
+impl MessageController {
+    /// Whether it knows the sender of a message.
+    pub(super) fn checks_sender(&self) -> bool {
+        matches!(self.kind, ControllerKind::Its { .. })
+    }
+}
+
 /// Vectors of one controller.
 #[derive(Default)]
 pub enum Vectors {

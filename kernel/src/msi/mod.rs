@@ -55,6 +55,12 @@ pub fn alloc(
     if reserved { Ok(vectors) } else { Err(MsiError::OutOfMemory) }
 }
 
+/// Returns whether the controller accepts from a device only its own messages: an ITS does, by the device's
+/// number; a message frame does not.
+pub fn checks_sender(phandle: Phandle) -> bool {
+    controller::find(phandle).is_some_and(MessageController::checks_sender)
+}
+
 impl MessageVectors {
     /// The number of vectors.
     pub fn len(&self) -> usize {

@@ -27,7 +27,7 @@ static PROC: GeneratedFs = GeneratedFs {
     magic: 0x9fa0,
     device: 6,
     file_bytes: 0,
-    root: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(ROOT, Some(&process::PROCESSES)) },
+    root: FsEntry::new("", 0o555, EntryKind::Directory(ROOT, Some(&process::PROCESSES))),
 };
 
 static COMMAND_LINE: Once<&'static str> = Once::new();

@@ -255,6 +255,12 @@ pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     sleep(deadline, Thread::is_interrupted)
 }
 
+/// As [`sleep_until`], also for a process that is being killed: for the time that hardware needs.
+pub fn sleep_through(deadline: Nanoseconds) {
+    // Only the condition ends it early.
+    let _ = sleep(deadline, |_| false);
+}
+
 /// As [`sleep_until`]; a deliverable signal ends the sleep too.
 pub fn sleep_until_signal(deadline: Nanoseconds) -> Result<(), WaitError> {
     sleep(deadline, Thread::is_signalled)

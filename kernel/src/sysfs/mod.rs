@@ -2,6 +2,7 @@
 //! layout.
 
 mod pci;
+mod vfio;
 
 use crate::fs::char_device::{self, CharDevice};
 use crate::fs::generated::{EntryKind, FsEntry, GeneratedFs, Numbered, Text, find_decimal};
@@ -30,7 +31,7 @@ const ROOT: &[FsEntry] = &[
     FsEntry::directory("bus", BUS),
     FsEntry::numbered("class", &CLASSES),
     FsEntry::directory("dev", DEVICE_LINKS),
-    FsEntry { name: "devices", mode: 0o555, kind: EntryKind::Directory(ALL_DEVICES, Some(&pci::HOSTS)) },
+    FsEntry::new("devices", 0o555, EntryKind::Directory(ALL_DEVICES, Some(&pci::HOSTS))),
     FsEntry::directory("kernel", KERNEL),
 ];
 
@@ -39,14 +40,14 @@ const PCI_BUS: &[FsEntry] = &[FsEntry::numbered("devices", &pci::LINKS)];
 const DEVICE_LINKS: &[FsEntry] = &[FsEntry::numbered("char", &DEVICE_NUMBERS)];
 const ALL_DEVICES: &[FsEntry] =
     &[FsEntry::directory("system", SYSTEM), FsEntry::numbered("virtual", &VIRTUAL_CLASSES)];
-const SYSTEM: &[FsEntry] =
-    &[FsEntry { name: "cpu", mode: 0o555, kind: EntryKind::Directory(CPU_LISTS, Some(&CPUS)) }];
+const SYSTEM: &[FsEntry] = &[FsEntry::new("cpu", 0o555, EntryKind::Directory(CPU_LISTS, Some(&CPUS)))];
 const CPU_LISTS: &[FsEntry] = &[
     FsEntry::text("online", cpu_list),
     FsEntry::text("possible", cpu_list),
     FsEntry::text("present", cpu_list),
 ];
-const KERNEL: &[FsEntry] = &[FsEntry::directory("mm", MEMORY)];
+const KERNEL: &[FsEntry] =
+    &[FsEntry::numbered("iommu_groups", &vfio::GROUPS), FsEntry::directory("mm", MEMORY)];
 const MEMORY: &[FsEntry] = &[FsEntry::directory("transparent_hugepage", HUGE_PAGES)];
 const HUGE_PAGES: &[FsEntry] = &[FsEntry::text("enabled", |_, out| out.push(b"[always] madvise never\n"))];
 

@@ -3,7 +3,8 @@
 //! The numbers of a function's directory are that of its host bridge, and the requester id of each bridge on
 //! the way and of the function itself.
 
-use crate::devices::pci::{PciHost, host};
+use super::vfio;
+use crate::devices::pci::{PciAddress, PciHost, host};
 use crate::fs::generated::{EntryKind, FsEntry, Numbered, Text};
 use crate::fs::root::FsNode;
 use abi::Errno;
@@ -12,7 +13,7 @@ use drivers::pcie::{Bar, BarKind, ConfigSpace, Function, Host, LinkType};
 use program::LinkTarget;
 
 pub static HOSTS: Numbered = Numbered {
-    entry: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(&[], Some(&FUNCTIONS)) },
+    entry: FsEntry::new("", 0o555, EntryKind::Directory(&[], Some(&FUNCTIONS))),
     next: |_, from| host(from as usize).map(|_| from),
     name: |_, number, out| write_host_name(&host_of(number)?.lock(), out),
     find: |_, name| {
@@ -24,7 +25,7 @@ pub static HOSTS: Numbered = Numbered {
 };
 
 static FUNCTIONS: Numbered = Numbered {
-    entry: FsEntry { name: "", mode: 0o555, kind: EntryKind::Directory(FUNCTION, Some(&FUNCTIONS)) },
+    entry: FsEntry::new("", 0o555, EntryKind::Directory(FUNCTION, Some(&FUNCTIONS))),
     next: |numbers, from| {
         let host = host(numbers[0] as usize)?.lock();
         let above = numbers[1..].last().copied();
@@ -67,7 +68,7 @@ const FUNCTION: &[FsEntry] = &[
     FsEntry::text("class", |numbers, out| {
         with(numbers, |_, function| Ok(writeln!(out, "0x{:06x}", function.class.raw())?))
     }),
-    FsEntry { name: "config", mode: 0o444, kind: EntryKind::Bytes(config) },
+    FsEntry::new("config", 0o444, EntryKind::Bytes(config)),
     FsEntry::text("device", |numbers, out| {
         with(numbers, |_, function| Ok(writeln!(out, "0x{:04x}", function.device)?))
     }),
@@ -125,6 +126,9 @@ const FUNCTION: &[FsEntry] = &[
     FsEntry::text("vendor", |numbers, out| {
         with(numbers, |_, function| Ok(writeln!(out, "0x{:04x}", function.vendor)?))
     }),
+    vfio::DRIVER_LINK,
+    vfio::GROUP_LINK,
+    vfio::DEVICE_DIRECTORY,
 ];
 
 fn host_of(number: u32) -> Result<&'static PciHost, Errno> {
@@ -167,8 +171,34 @@ fn find(number: u32, name: &[u8]) -> Option<u32> {
     function.map(|function| u32::from(function.bdf.requester()))
 }
 
+/// Returns the function of a directory.
+pub fn address(numbers: &[u32]) -> Result<PciAddress, Errno> {
+    let host = *numbers.first().ok_or(Errno::ENOENT)? as u16;
+    with(numbers, |_, function| Ok(PciAddress { host, bdf: function.bdf }))
+}
+
+/// Appends the name of a function.
+pub fn write_function_name(at: PciAddress, out: &mut Text) -> Result<(), Errno> {
+    with_function(at.host.into(), at.bdf.requester().into(), |host, function| write_name(host, function, out))
+}
+
+/// Returns whether a function has this name.
+pub fn has_name(at: PciAddress, name: &[u8]) -> bool {
+    let mut text = Text::default();
+    write_function_name(at, &mut text).is_ok() && text.0 == name
+}
+
 fn link(numbers: &[u32]) -> Result<LinkTarget<FsNode>, Errno> {
     let (host, requester) = (numbers[0] >> 16, numbers[0] & 0xffff);
+    link_to_function(host, requester, "../../../devices")
+}
+
+/// Returns a link to the directory of a function, from a directory with this path to `/sys/devices`.
+pub fn link_to(at: PciAddress, devices: &str) -> Result<LinkTarget<FsNode>, Errno> {
+    link_to_function(at.host.into(), at.bdf.requester().into(), devices)
+}
+
+fn link_to_function(host: u32, requester: u32, devices: &str) -> Result<LinkTarget<FsNode>, Errno> {
     with_function(host, requester, |host, function| {
         let mut parts = arrayvec::ArrayVec::<&Function, 8>::new();
         let mut at = Some(function);
@@ -177,7 +207,8 @@ fn link(numbers: &[u32]) -> Result<LinkTarget<FsNode>, Errno> {
             at = host.bridge_above(function).and_then(|bridge| host.function(bridge));
         }
         let mut text = Text::default();
-        text.push(b"../../../devices/")?;
+        text.push(devices.as_bytes())?;
+        text.push(b"/")?;
         write_host_name(host, &mut text)?;
         for function in parts.iter().rev() {
             text.push(b"/")?;

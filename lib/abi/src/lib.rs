@@ -17,6 +17,7 @@ pub mod event;
 pub mod file;
 pub mod futex;
 mod ioctl;
+pub mod iommufd;
 pub mod memory;
 pub mod process;
 pub mod signal;
@@ -24,6 +25,7 @@ pub mod socket;
 pub mod sync_file;
 mod syscall;
 pub mod terminal;
+pub mod vfio;
 
 pub use errno::Errno;
 pub use ioctl::{Ioctl, IoctlDirection};

@@ -11,6 +11,7 @@
 //! | `iommu=off` | use physical addresses for DMA |
 //! | `iommu.events=N` | limit an IOMMU's event queue to N entries (default: sized for all its devices) |
 //! | `edu.mask=BITS` | DMA address width of an `edu` device, if not 28 bits (QEMU's `dma_mask`) |
+//! | `vfio-pci.ids=VENDOR:DEVICE,..` | leave these PCI functions to user-space drivers |
 //! | `dma.trace` | print a line for each DMA operation |
 //! | `loglevel=N` | as in Linux, print messages more urgent than N, from 4 (errors) to 8 (debug); 9: all |
 //!
@@ -30,9 +31,11 @@
 
 mod argument;
 mod glob;
+mod pci_ids;
 
 pub use argument::BootArgument;
 pub use glob::Glob;
+pub use pci_ids::PciIds;
 
 use crate::debug;
 use addr::{SizeError, parse_size};
@@ -57,6 +60,8 @@ pub enum ArgumentError {
     NotMinutes,
     /// The value is not a positive number.
     NotPositive,
+    /// The value is not a list of PCI ids.
+    NotPciIds,
     /// The argument requires the checking build.
     CheckingOnly,
 }
@@ -81,6 +86,7 @@ impl fmt::Display for BadArgument<'_> {
             ArgumentError::NotMinutes => write!(f, "not MINUTES or MINUTES:SEED"),
             ArgumentError::NotAbsolute => write!(f, "the path must start with /"),
             ArgumentError::NotPositive => write!(f, "not a positive number"),
+            ArgumentError::NotPciIds => write!(f, "not a list of VENDOR:DEVICE in hexadecimal"),
             ArgumentError::CheckingOnly => write!(f, "only the checking build supports it"),
         }
     }
@@ -118,6 +124,8 @@ pub struct BootArgs<'a> {
     pub iommu_events: Option<u64>,
     /// The DMA address width of an `edu` device.
     pub edu_mask: Option<u32>,
+    /// The PCI functions of user-space drivers.
+    pub vfio_ids: PciIds<'a>,
     /// Whether to trace DMA operations.
     pub dma_trace: bool,
     pub log_level: Option<LevelFilter>,
@@ -169,6 +177,9 @@ impl<'a> BootArgs<'a> {
             "iommu" => self.iommu_off = off(value)?,
             "iommu.events" => self.iommu_events = Some(number(value)?),
             "edu.mask" => self.edu_mask = Some(bits(value)?),
+            "vfio-pci.ids" => {
+                self.vfio_ids = PciIds::parse(required(value)?).ok_or(ArgumentError::NotPciIds)?;
+            }
             "dma.trace" => self.dma_trace = flag(value)?,
             "loglevel" => self.log_level = Some(level(value)?),
             "inject" => self.inject = Some(checking_only(glob(value))?),
@@ -245,7 +256,7 @@ mod tests {
     #[test]
     fn every_argument_is_parsed() {
         let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off \
-                    iommu.events=64 edu.mask=64 dma.trace loglevel=8";
+                    iommu.events=64 edu.mask=64 vfio-pci.ids=8086:10c9 dma.trace loglevel=8";
         let expected = BootArgs {
             selftest: Some(Glob::new("smmu*")),
             bench: Some(Glob::ALL),
@@ -256,6 +267,7 @@ mod tests {
             iommu_off: true,
             iommu_events: Some(64),
             edu_mask: Some(64),
+            vfio_ids: PciIds::parse("8086:10c9").unwrap(),
             dma_trace: true,
             log_level: Some(LevelFilter::Debug),
             inject: None,
@@ -312,6 +324,7 @@ mod tests {
             ("iommu=on", ArgumentError::NotOneOf("off")),
             ("edu.mask=65", ArgumentError::NotOneOf("28 to 64")),
             ("iommu.events=0", ArgumentError::NotPositive),
+            ("vfio-pci.ids=8086", ArgumentError::NotPciIds),
             ("dma.trace=1", ArgumentError::UnexpectedValue),
             ("loglevel=10", ArgumentError::NotOneOf("0 to 9")),
             if debug::ENABLED {
