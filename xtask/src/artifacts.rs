@@ -10,9 +10,9 @@ use crate::workspace::{self, KERNEL_TARGET, USER_TARGET};
 use crate::{image, tools};
 
 /// The packages of the programs in the initramfs, under `user/`.
-pub const PACKAGES: [&str; 3] = ["mosaic", "probe", "bench"];
+pub const PACKAGES: [&str; 4] = ["mosaic", "probe", "bench", "edu-driver"];
 /// The programs in the initramfs.
-const PROGRAMS: [&str; 5] = ["mosaic", "probe", "bench", "process", "exit"];
+const PROGRAMS: [&str; 6] = ["mosaic", "probe", "bench", "process", "exit", "edu-driver"];
 
 /// The paths of the finished files.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ pub fn build() -> Result<Artifacts> {
 /// Builds only the programs, and returns the initramfs.
 pub fn programs() -> Result<PathBuf> {
     run(&mut static_program("mosaic", "mosaic"))?;
+    run(&mut static_program("edu-driver", "edu-driver"))?;
     run(&mut static_pie_program("probe"))?;
     run(&mut static_program("bench", "bench"))?;
     run(&mut static_program("bench", "process"))?;

@@ -13,5 +13,5 @@ mod view;
 pub use buffer::Buffer;
 pub use edu::{Edu, ImportedBuffer};
 pub use heap::{CONTIGUOUS, Heap, SYSTEM, UNCACHED};
-pub use request::{Argument, request};
+pub use request::{Argument, request, request_with_size};
 pub use view::{Protection, View};

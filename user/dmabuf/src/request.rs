@@ -26,6 +26,24 @@ pub fn request<T: Argument>(file: &impl AsFd, request: Ioctl, argument: &mut T) 
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Issues an ioctl of VFIO or iommufd, whose number has no size: the first field of the argument is its size,
+/// which is set here.
+///
+/// # Errors
+/// The error of the ioctl; `InvalidInput` if the number has a size, or the argument has no such field.
+pub fn request_with_size<T: Argument>(file: &impl AsFd, request: Ioctl, argument: &mut T) -> io::Result<()> {
+    let size = size_of::<T>() as u32;
+    let field = argument.as_mut_bytes().get_mut(..size_of::<u32>()).ok_or(io::ErrorKind::InvalidInput)?;
+    if request.raw() >> 16 != 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    field.copy_from_slice(&size.to_le_bytes());
+    // SAFETY: as in `request`; the kernel accesses as many bytes as the first field says.
+    let status =
+        unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request.raw() as _, std::ptr::from_mut(argument)) };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,7 +102,17 @@ pub const CASES: &[Case] = &[
         inspect: trace::mosaic,
         ..SELFTEST
     },
-    // The same program without an IOMMU: the DMA engine gathers the chunks.
+    // The user-space driver of the documentation.
+    Case {
+        name: "edu-driver",
+        append: "lowmem=256M vfio-pci.ids=1234:11e8 init=/bin/edu-driver",
+        expect: ConsoleExpectation::PowerOff {
+            shown: &["waits by interrupt", "copies across chunk borders verified", "init: exit status 0"],
+            never: &[PANIC, "smmu: event", "error:"],
+        },
+        ..SELFTEST
+    },
+    // The demonstration without an IOMMU: the DMA engine gathers the chunks.
     Case {
         append: "lowmem=256M dma.trace -- --size=256M",
         screen: Some("screen: 640 x 480"),
