@@ -39,4 +39,4 @@ pub use msi::{Message, MsiCapabilityError};
 pub use msix::{MsixState, MsixTable, MsixTableLocation};
 pub use problem::Problem;
 pub use reset::PendingReset;
-pub use user_config::{ConfigWrite, OutOfMemory, UserConfig};
+pub use user_config::{ConfigWrite, OutOfConfigMemory, UserConfig};

@@ -44,7 +44,8 @@ impl<C: ConfigSpace> Host<C> {
         (found.offset + 12 <= 0x100).then_some(found.offset)
     }
 
-    /// Returns the location of the function's table; `None` without MSI-X, or with a table outside of its BARs.
+    /// Returns the location of the function's table; `None` without MSI-X, or with a table outside of its
+    /// BARs.
     pub fn msix_table(&self, bdf: Bdf) -> Option<MsixTableLocation> {
         let at = self.msix(bdf)?;
         let (control, table) =

@@ -20,7 +20,7 @@ const FUNCTION_RESET: u16 = 1 << 15;
 
 /// No memory for the copy of the registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfMemory;
+pub struct OutOfConfigMemory;
 
 /// A write of the user's driver that the kernel carries out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,10 +58,10 @@ impl UserConfig {
     /// The registers of `function` after a reset: memory and I/O decoding are enabled.
     ///
     /// # Errors
-    /// [`OutOfMemory`]
-    pub fn new(config: &impl ConfigSpace, function: &Function) -> Result<Self, OutOfMemory> {
+    /// [`OutOfConfigMemory`]
+    pub fn new(config: &impl ConfigSpace, function: &Function) -> Result<Self, OutOfConfigMemory> {
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(CONFIG_BYTES.into()).map_err(|_| OutOfMemory)?;
+        bytes.try_reserve_exact(CONFIG_BYTES.into()).map_err(|_| OutOfConfigMemory)?;
         bytes.resize(CONFIG_BYTES.into(), ConfigByte::default());
         let end = if function.link == LinkType::Conventional { 0x100 } else { CONFIG_BYTES };
         let mut this = Self { bytes, device_control: None, end };

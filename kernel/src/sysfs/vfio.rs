@@ -5,7 +5,7 @@ use super::pci;
 use crate::devices::pci::{PciAddress, driver_of};
 use crate::fs::generated::{FsEntry, Numbered, Text, decimal_name, find_decimal};
 use crate::fs::root::FsNode;
-use crate::vfio::{Group, registry};
+use crate::vfio::{IommuGroup, registry};
 use abi::Errno;
 use alloc::sync::Arc;
 use core::fmt::Write;
@@ -48,7 +48,7 @@ static MEMBERS: Numbered = Numbered {
     },
 };
 
-fn group(number: u32) -> Result<Arc<Group>, Errno> {
+fn group(number: u32) -> Result<Arc<IommuGroup>, Errno> {
     registry::groups().get(number as usize).cloned().ok_or(Errno::ENOENT)
 }
 

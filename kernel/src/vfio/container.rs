@@ -1,7 +1,7 @@
 //! `/dev/vfio/vfio`: containers of groups with a type1 IOMMU, and the same calls for an iommufd.
 
 use super::argument;
-use super::group::{AttachedGroup, Group};
+use super::group::{AttachedGroup, IommuGroup};
 use super::ioas::{Ioas, MappedMemory, UnmapRule};
 use crate::fs::generated::Text;
 use crate::fs::{Caller, File};
@@ -44,7 +44,7 @@ struct ContainerState {
 }
 
 struct MemberGroup {
-    group: Arc<Group>,
+    group: Arc<IommuGroup>,
     /// Exists once the type is set.
     attached: Option<Arc<AttachedGroup>>,
 }
@@ -53,8 +53,8 @@ impl Container {
     /// Adds a group, and attaches it if the type is set.
     ///
     /// # Errors
-    /// `ENOMEM`, those of [`Group::attach`].
-    pub fn add(&self, group: &Arc<Group>) -> Result<(), Errno> {
+    /// `ENOMEM`, those of [`IommuGroup::attach`].
+    pub fn add(&self, group: &Arc<IommuGroup>) -> Result<(), Errno> {
         let mut state = self.state.lock();
         state.groups.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let attached = match &state.space {
@@ -66,7 +66,7 @@ impl Container {
     }
 
     /// Removes a group; the last one ends the I/O address space.
-    pub fn remove(&self, group: &Arc<Group>) {
+    pub fn remove(&self, group: &Arc<IommuGroup>) {
         let mut state = self.state.lock();
         let at = state.groups.iter().position(|member| Arc::ptr_eq(&member.group, group));
         let removed = at.map(|at| state.groups.swap_remove(at));
@@ -77,7 +77,7 @@ impl Container {
     }
 
     /// Returns the attachment of a group, once the type is set.
-    pub fn attached(&self, group: &Arc<Group>) -> Option<Arc<AttachedGroup>> {
+    pub fn attached(&self, group: &Arc<IommuGroup>) -> Option<Arc<AttachedGroup>> {
         let state = self.state.lock();
         let member = state.groups.iter().find(|member| Arc::ptr_eq(&member.group, group))?;
         member.attached.clone()

@@ -39,13 +39,13 @@ enum DeviceState {
         group: Arc<OpenGroup>,
         open: OpenFunction,
     },
-    Iommufd(BoundDevice),
+    Iommufd(IommufdDevice),
     /// The file is being closed.
     Closed,
 }
 
 /// A device that is bound to an iommufd.
-struct BoundDevice {
+struct IommufdDevice {
     iommufd: Arc<Iommufd>,
     id: u32,
     open: OpenFunction,
@@ -117,10 +117,10 @@ impl DeviceFile {
         argument::write(memory, at, &argument, size)
     }
 
-    fn open_bound(&self, iommufd: Arc<Iommufd>) -> Result<BoundDevice, Errno> {
+    fn open_bound(&self, iommufd: Arc<Iommufd>) -> Result<IommufdDevice, Errno> {
         let id = iommufd.add_device()?;
         let open = self.function.open().inspect_err(|_| iommufd.remove(id))?;
-        Ok(BoundDevice { iommufd, id, open, attached: None })
+        Ok(IommufdDevice { iommufd, id, open, attached: None })
     }
 
     fn attach(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
@@ -350,8 +350,8 @@ impl<'a> RegionWindow<'a> {
                 open.write_config(at as u16, width, value, *attached).map(|()| value)
             }
             (RegionTarget::Bar(mapping, first), value) => {
-                // SAFETY: mapped as Device memory while `mapping` exists; the registers are those of a function
-                // whose user accesses them as it likes.
+                // SAFETY: mapped as Device memory while `mapping` exists; the registers are those of a
+                // function whose user accesses them as it likes.
                 let mut window = unsafe { MmioWindow::new(mapping.range().start(), mapping.range().len()) };
                 let at = at - first;
                 match (width, value) {
@@ -411,7 +411,7 @@ impl Drop for DeviceFile {
                 open.close(group.attached().as_deref());
                 group.device_closed();
             }
-            DeviceState::Iommufd(BoundDevice { iommufd, id, open, mut attached }) => {
+            DeviceState::Iommufd(IommufdDevice { iommufd, id, open, mut attached }) => {
                 open.close(attached.as_ref().map(|attached| &*attached.group));
                 detach(&iommufd, &mut attached);
                 iommufd.remove(id);

@@ -1,7 +1,7 @@
 //! A function that is bound to `vfio-pci`: its open files, and its state between the first open and the last
 //! close.
 
-use super::group::{AttachedGroup, Group};
+use super::group::{AttachedGroup, IommuGroup};
 use super::interrupts::{Interrupts, IrqData};
 use crate::devices::pci::{PciAddress, PciHost};
 use crate::process::tree;
@@ -27,7 +27,7 @@ pub struct BoundFunction {
     pub name: String,
     /// The number in `/dev/vfio/devices/vfioN`.
     pub number: u32,
-    pub group: Arc<Group>,
+    pub group: Arc<IommuGroup>,
     state: Mutex<OpenState>,
 }
 
@@ -37,12 +37,12 @@ struct OpenState {
     /// Exists while it is open.
     config: Option<UserConfig>,
     /// The BARs that programs can map.
-    regions: Regions,
+    regions: BarRegions,
     interrupts: Interrupts,
 }
 
 /// The regions of BARs.
-type Regions = [Option<Arc<RegisterRegion>>; 6];
+type BarRegions = [Option<Arc<RegisterRegion>>; 6];
 
 /// An open function, which [`close`](Self::close) must end.
 pub struct OpenFunction {
@@ -50,7 +50,13 @@ pub struct OpenFunction {
 }
 
 impl BoundFunction {
-    pub fn new(at: PciAddress, host: &'static PciHost, name: String, number: u32, group: Arc<Group>) -> Self {
+    pub fn new(
+        at: PciAddress,
+        host: &'static PciHost,
+        name: String,
+        number: u32,
+        group: Arc<IommuGroup>,
+    ) -> Self {
         let state = Mutex::new(OpenState {
             opens: 0,
             config: None,
@@ -86,8 +92,8 @@ impl BoundFunction {
     }
 
     /// Returns the regions of the BARs that have whole pages.
-    fn regions(&self) -> Result<Regions, Errno> {
-        let mut regions = Regions::default();
+    fn regions(&self) -> Result<BarRegions, Errno> {
+        let mut regions = BarRegions::default();
         let bars = self.with(|_, function| function.bars)?;
         for (region, bar) in regions.iter_mut().zip(bars) {
             let Some((BarKind::Memory { prefetchable, .. }, registers)) =
@@ -136,7 +142,8 @@ impl BoundFunction {
     }
 
     /// Disables bus mastering, waits for transactions in flight, and resets the function, if it can be reset.
-    /// The SMMU aborts its transactions meanwhile, if it is attached: one that arrives late reaches no memory.
+    /// The SMMU aborts its transactions meanwhile, if it is attached: one that arrives late reaches no
+    /// memory.
     ///
     /// # Errors
     /// `ENODEV` if it does not respond afterwards.
@@ -170,7 +177,7 @@ impl BoundFunction {
 
 /// Enables or disables the mappings of BARs. Disabled ones are removed from all address spaces, before the
 /// registers stop to respond.
-fn set_enabled(regions: &Regions, is_enabled: bool) {
+fn set_enabled(regions: &BarRegions, is_enabled: bool) {
     regions.iter().flatten().for_each(|region| region.set_enabled(is_enabled));
     if is_enabled {
         return;
@@ -250,8 +257,8 @@ impl OpenFunction {
             let write = config.write(host.config(), function.at.bdf, offset, width, value);
             if let ConfigWrite { register: Some(value), .. } = write {
                 let requester = host.function(function.at.bdf).ok_or(Errno::ENODEV)?.requester;
-                // SAFETY: the function is bound: the SMMU translates its stream for the I/O address space that
-                // the user attached, or aborts it.
+                // SAFETY: the function is bound: the SMMU translates its stream for the I/O address space
+                // that the user attached, or aborts it.
                 let live = unsafe { StreamLive::promise(requester) };
                 let written = host.write_for_user(function.at.bdf, offset, width, value, live);
                 written.map_err(|_| Errno::ENODEV)?;
@@ -291,15 +298,16 @@ impl OpenFunction {
     }
 
     /// Disables the function for the last close, in the order in which no transaction reaches memory that is
-    /// given up: the SMMU aborts them, bus mastering is off, those in flight arrive, and the function is reset.
+    /// given up: the SMMU aborts them, bus mastering is off, those in flight arrive, and the function is
+    /// reset.
     fn disable(&self, attached: Option<&AttachedGroup>) {
         let function = &self.function;
         let device = attached.and_then(|attached| attached.device(function.stream().ok()?));
         let is_blocked = device.is_some_and(|device| device.rearm().is_ok() && device.block().is_ok());
         let _ = function.reset_function();
         function.host.lock().disable(function.at.bdf);
-        // A function without a reset may still have an engine that runs: its transactions are aborted until the
-        // group is detached.
+        // A function without a reset may still have an engine that runs: its transactions are aborted until
+        // the group is detached.
         if is_blocked
             && function.can_reset()
             && let Some(device) = device

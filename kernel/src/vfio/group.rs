@@ -29,7 +29,7 @@ pub fn message_window() -> AddrRange<Iova> {
 }
 
 /// A group of functions.
-pub struct Group {
+pub struct IommuGroup {
     pub number: u32,
     pub functions: Vec<PciAddress>,
     pub reason: GroupReason,
@@ -71,7 +71,7 @@ impl AttachedGroup {
     }
 }
 
-impl Group {
+impl IommuGroup {
     pub fn new(number: u32, functions: Vec<PciAddress>, reason: GroupReason) -> Self {
         let state = GroupState { owner: GroupOwner::None, attached: Weak::new() };
         Self { number, functions, reason, state: Mutex::new(state) }
@@ -194,8 +194,8 @@ impl Group {
         Ok(streams)
     }
 
-    /// The IOVAs that the functions cannot use: the window of messages, and addresses that a bridge above them
-    /// takes for those of another function.
+    /// The IOVAs that the functions cannot use: the window of messages, and addresses that a bridge above
+    /// them takes for those of another function.
     fn reserved(&self) -> Result<Vec<AddrRange<Iova>>, Errno> {
         let mut reserved = Vec::new();
         reserved.try_reserve(1).map_err(|_| Errno::ENOMEM)?;

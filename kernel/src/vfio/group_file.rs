@@ -3,7 +3,7 @@
 use super::container::{Container, ContainerFile};
 use super::device::DeviceFile;
 use super::function::BoundFunction;
-use super::group::{AttachedGroup, Group};
+use super::group::{AttachedGroup, IommuGroup};
 use super::iommufd::{Iommufd, IommufdFile};
 use super::{argument, registry};
 use crate::fs::generated::Text;
@@ -24,7 +24,7 @@ const NAME_MAX: usize = 128;
 
 /// A group while its file or the file of one of its devices is open.
 pub struct OpenGroup {
-    group: Arc<Group>,
+    group: Arc<IommuGroup>,
     state: Mutex<OpenGroupState>,
 }
 
@@ -161,7 +161,7 @@ pub struct GroupFile(Arc<OpenGroup>);
 impl GroupFile {
     /// # Errors
     /// `EBUSY` if the group has an owner, `ENOMEM`.
-    pub fn open(group: &Arc<Group>) -> Result<Box<dyn File>, Errno> {
+    pub fn open(group: &Arc<IommuGroup>) -> Result<Box<dyn File>, Errno> {
         group.claim_for_file()?;
         let state = Mutex::new(OpenGroupState { container: None, devices: 0 });
         // Released by the drop of the value, also if it is dropped here.

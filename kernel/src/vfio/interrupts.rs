@@ -275,8 +275,8 @@ fn map_table(function: &BoundFunction) -> Result<MappedTable, Errno> {
     let memory = if prefetchable { MemoryType::NonCacheable } else { MemoryType::Device };
     let mapping = vmalloc::map_registers_for_access(registers, memory).map_err(|_| Errno::ENOMEM)?;
     let start = mapping.range().start() + registers.start().raw() % addr::PAGE_SIZE;
-    // SAFETY: mapped while `_mapping` exists; the table of a function that is left to user space, whose memory
-    // space is enabled.
+    // SAFETY: mapped while `_mapping` exists; the table of a function that is left to user space, whose
+    // memory space is enabled.
     let window = unsafe { MmioWindow::new(start, registers.len()) };
     Ok(MappedTable { table: MsixTable::new(window), _mapping: mapping })
 }

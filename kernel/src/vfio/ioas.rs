@@ -93,10 +93,10 @@ pub enum UnmapRule {
 
 /// An I/O address space.
 pub struct Ioas {
-    inner: Mutex<Inner>,
+    inner: Mutex<IoasState>,
 }
 
-struct Inner {
+struct IoasState {
     mappings: RangeMap<Iova, IoMapping>,
     domains: Vec<AttachedDomain>,
     /// The maximum number of mappings.
@@ -131,13 +131,13 @@ impl Ioas {
     /// # Errors
     /// `ENOMEM`
     pub fn new(limit: usize) -> Result<Arc<Self>, Errno> {
-        let inner = Inner { mappings: RangeMap::new(), domains: Vec::new(), limit };
+        let inner = IoasState { mappings: RangeMap::new(), domains: Vec::new(), limit };
         heap::try_arc(Self { inner: Mutex::new(inner) }).ok_or(Errno::ENOMEM)
     }
 
     /// # Errors
     /// `EINTR` if the process is being terminated.
-    fn lock(&self) -> Result<MutexGuard<'_, Inner>, Errno> {
+    fn lock(&self) -> Result<MutexGuard<'_, IoasState>, Errno> {
         self.inner.lock_killable().map_err(|_| Errno::EINTR)
     }
 
@@ -289,7 +289,7 @@ impl Drop for DomainUse {
     }
 }
 
-impl Inner {
+impl IoasState {
     /// Returns a gap of `len` bytes; page 0 is left out, since programs take it for none.
     fn find_gap(&self, len: u64) -> Option<AddrRange<Iova>> {
         let end = self.domains.iter().map(|attached| attached.end).min().unwrap_or(Iova::new(1 << 48));
@@ -416,7 +416,7 @@ impl Inner {
 impl Drop for Ioas {
     fn drop(&mut self) {
         // No group is attached: a `DomainUse` keeps the address space.
-        let Inner { mappings, .. } = self.inner.get_mut();
+        let IoasState { mappings, .. } = self.inner.get_mut();
         while let Some(range) = mappings.first() {
             let removed = mappings.remove(range.start());
             let is_lost = removed.as_ref().is_some_and(|(_, mapping)| mapping.is_lost);

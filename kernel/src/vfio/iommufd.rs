@@ -44,7 +44,7 @@ enum IommufdObject {
 }
 
 impl Iommufd {
-    /// The identity in [`Group::claim_for_iommufd`](super::group::Group::claim_for_iommufd).
+    /// The identity in [`IommuGroup::claim_for_iommufd`](super::group::IommuGroup::claim_for_iommufd).
     pub fn key(&self) -> usize {
         core::ptr::from_ref(self).addr()
     }

@@ -24,7 +24,7 @@ use crate::fs::char_device::{self, DeviceNumber, RegisterError};
 use crate::iommu;
 use drivers::pcie::Function;
 
-pub use group::{DRIVER, Group};
+pub use group::{DRIVER, IommuGroup};
 
 /// Finds the isolation groups, and leaves the functions that `vfio-pci.ids` selects to user space. Without an
 /// IOMMU there are none.

@@ -2,7 +2,7 @@
 
 use super::device::DeviceFile;
 use super::function::BoundFunction;
-use super::group::{DRIVER, Group};
+use super::group::{DRIVER, IommuGroup};
 use super::group_file::GroupFile;
 use crate::devices::pci::{self, PciAddress};
 use crate::fs::char_device::{self, DeviceNumber, RegisterError};
@@ -16,7 +16,7 @@ use drivers::pcie::IsolationGroup;
 const GROUP_MAJOR: u32 = 244;
 pub const DEVICE_MAJOR: u32 = 245;
 
-static GROUPS: SpinLock<Vec<Arc<Group>>> = SpinLock::new(Vec::new());
+static GROUPS: SpinLock<Vec<Arc<IommuGroup>>> = SpinLock::new(Vec::new());
 static FUNCTIONS: SpinLock<Vec<Arc<BoundFunction>>> = SpinLock::new(Vec::new());
 
 /// Adds the groups of a host bridge, and prints those of more than one function.
@@ -28,17 +28,17 @@ pub fn add_groups(host: u16, found: Vec<IsolationGroup>) {
             log::info!("vfio: group {number}: {} functions: {reason}", functions.len());
         }
         let functions = functions.into_iter().map(|bdf| PciAddress { host, bdf }).collect();
-        groups.push(Arc::new(Group::new(number, functions, reason)));
+        groups.push(Arc::new(IommuGroup::new(number, functions, reason)));
     }
 }
 
 /// Returns the groups.
-pub fn groups() -> Vec<Arc<Group>> {
+pub fn groups() -> Vec<Arc<IommuGroup>> {
     GROUPS.lock().clone()
 }
 
 /// Returns the group of a function.
-pub fn group_of(at: PciAddress) -> Option<Arc<Group>> {
+pub fn group_of(at: PciAddress) -> Option<Arc<IommuGroup>> {
     GROUPS.lock().iter().find(|group| group.functions.contains(&at)).cloned()
 }
 
@@ -58,7 +58,7 @@ pub fn functions_of(group: u32) -> Vec<Arc<BoundFunction>> {
 }
 
 /// Returns a bound function of a group.
-pub fn bound_in(group: &Group, matches: impl Fn(&BoundFunction) -> bool) -> Option<Arc<BoundFunction>> {
+pub fn bound_in(group: &IommuGroup, matches: impl Fn(&BoundFunction) -> bool) -> Option<Arc<BoundFunction>> {
     let functions = FUNCTIONS.lock();
     functions.iter().find(|function| group.has(function) && matches(function)).cloned()
 }
@@ -81,7 +81,7 @@ pub fn bind(at: PciAddress) -> Result<(), RegisterError> {
     Ok(())
 }
 
-fn register_nodes(group: &Arc<Group>, function: &Arc<BoundFunction>) -> Result<(), RegisterError> {
+fn register_nodes(group: &Arc<IommuGroup>, function: &Arc<BoundFunction>) -> Result<(), RegisterError> {
     if bound_in(group, |_| true).is_none() {
         let (path, group) = (format!("/dev/vfio/{}", group.number), group.clone());
         let number = DeviceNumber { major: GROUP_MAJOR, minor: group.number };

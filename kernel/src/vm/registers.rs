@@ -40,8 +40,8 @@ impl RegisterRegion {
     }
 
     /// Enables or disables the region. The pages of a disabled one are still mapped until they are revoked;
-    /// none is mapped again: page faults read the state with the lock of the address space, which a revocation
-    /// takes later.
+    /// none is mapped again: page faults read the state with the lock of the address space, which a
+    /// revocation takes later.
     pub fn set_enabled(&self, is_enabled: bool) {
         self.is_enabled.store(is_enabled, Ordering::Release);
     }

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn references_of_a_block_have_a_limit() {
-        let block = BlockRecord(AtomicU64::new(OWNER | PIN * (PINS_MAX - 1)));
+        let block = BlockRecord(AtomicU64::new(OWNER | (PIN * (PINS_MAX - 1))));
         assert_eq!((block.pin(), block.pin()), (Ok(()), Err(TooManyReferences)));
         assert_eq!((block.owners(), block.pins()), (1, PINS_MAX as u32));
         let block = BlockRecord(AtomicU64::new(SPLIT | OWNERS_MAX));

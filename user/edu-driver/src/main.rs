@@ -117,8 +117,8 @@ fn connect_interrupt(device: &File) -> io::Result<Option<File>> {
     Ok(Some(eventfd))
 }
 
-/// Binds the device to an iommufd, and attaches it to a new I/O address space, whose id is returned. From then
-/// on the device reaches the memory that is mapped there, and nothing else.
+/// Binds the device to an iommufd, and attaches it to a new I/O address space, whose id is returned. From
+/// then on the device reaches the memory that is mapped there, and nothing else.
 fn attach(iommu: &File, device: &File) -> io::Result<u32> {
     let mut bind = BindIommufd { iommufd: iommu.as_raw_fd(), ..BindIommufd::new_zeroed() };
     request_with_size(device, VFIO_DEVICE_BIND_IOMMUFD, &mut bind)?;
@@ -229,9 +229,9 @@ impl Engine {
     }
 }
 
-/// Orders accesses to memory and to registers: the engine reads what was written before its start, and what it
-/// wrote is read after its end. The device is in the outer shareable domain, which the fences of `std` do not
-/// reach.
+/// Orders accesses to memory and to registers: the engine reads all stores before its start, and loads after
+/// its end return the bytes that it wrote. The device is in the outer shareable domain, which the fences of
+/// `std` do not reach.
 fn order_memory_and_registers() {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a barrier.

@@ -418,6 +418,9 @@ pub fn stops(_: &[String]) -> ProbeResult {
     };
     let stopped = |signal: i32| signal << 8 | 0x7f;
     let child = fork(|| {
+        // Linux ignores SIGTSTP in an orphaned group, as that of a test may be.
+        // SAFETY: no pointer.
+        unsafe { libc::setpgid(0, 0) };
         // SAFETY: no pointer.
         unsafe { libc::raise(libc::SIGSTOP) };
         // SAFETY: no pointer.

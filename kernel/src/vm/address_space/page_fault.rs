@@ -127,8 +127,8 @@ impl Inner {
         let part = vma.part(&AddrRange::new(start, start + REGISTERS_AROUND)).ok_or(AccessError::Unmapped)?;
         let registers = region.part(part.offset, part.range.len()).ok_or(AccessError::BeyondFile)?;
         let mapping = vma.backing.mapping(part.prot);
-        // SAFETY: registers that the user of the region may access, as its constructor promises; the VMA keeps
-        // the region, and a revocation clears the entries before the registers have another user.
+        // SAFETY: registers that the user of the region may access, as its constructor promises; the VMA
+        // keeps the region, and a revocation clears the entries before the registers have another user.
         unsafe { self.map(part.range.start(), Chunk::of_range(registers), mapping) }
             .map_err(|_| AccessError::OutOfMemory)
     }
