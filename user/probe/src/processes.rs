@@ -410,6 +410,9 @@ fn state(id: i32) -> Result<char, Failure> {
 
 /// A stopped child runs again after SIGCONT; its parent is told of both.
 pub fn stops(_: &[String]) -> ProbeResult {
+    // Linux ignores SIGTSTP in an orphaned group, as that of a test may be; one with a parent outside is
+    // none. SAFETY: no pointer.
+    unsafe { libc::setpgid(0, 0) };
     // SAFETY: no pointer.
     let kill = |id: i32, signal: i32| check(unsafe { libc::kill(id, signal) }.into());
     let expect_wait = |case: &str, id: i32, options: i32, expected: i32| {
@@ -418,9 +421,6 @@ pub fn stops(_: &[String]) -> ProbeResult {
     };
     let stopped = |signal: i32| signal << 8 | 0x7f;
     let child = fork(|| {
-        // Linux ignores SIGTSTP in an orphaned group, as that of a test may be.
-        // SAFETY: no pointer.
-        unsafe { libc::setpgid(0, 0) };
         // SAFETY: no pointer.
         unsafe { libc::raise(libc::SIGSTOP) };
         // SAFETY: no pointer.

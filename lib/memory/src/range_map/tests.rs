@@ -10,11 +10,11 @@ fn range(start: u64, end: u64) -> AddrRange<Iova> {
 const PAGES: u64 = 40;
 
 /// A page-by-page model: the number of the range at each page.
-struct PageModel {
+struct ModelPages {
     pages: [Option<u64>; PAGES as usize],
 }
 
-impl PageModel {
+impl ModelPages {
     fn of(&self, (start, end): (u64, u64)) -> &[Option<u64>] {
         &self.pages[start as usize..end as usize]
     }
@@ -31,7 +31,7 @@ proptest! {
     fn ranges_match_a_model_of_pages(
         steps in proptest::collection::vec((0u8..4, 0..PAGES, 1..9u64), 1..60)
     ) {
-        let (mut map, mut model) = (RangeMap::new(), PageModel { pages: [None; PAGES as usize] });
+        let (mut map, mut model) = (RangeMap::new(), ModelPages { pages: [None; PAGES as usize] });
         for (number, (action, start, len)) in steps.into_iter().enumerate() {
             let (number, end) = (number as u64, (start + len).min(PAGES));
             let (touched, pages) = (model.of((start, end)).to_vec(), range(start, end));
