@@ -258,7 +258,9 @@ impl UserConfig {
             byte.value = byte.value & !mask | value & mask;
         }
         let reset = self.take_reset(offset, width);
-        let old = || config.read(at, offset, width);
+        // The status register, whose bits are cleared by writing them, is in the same word as the command.
+        let status = if offset == COMMAND && matches!(width, Width::Word) { 0xffff_0000 } else { 0 };
+        let old = || config.read(at, offset, width) & !status;
         ConfigWrite {
             register: (real != 0).then(|| old() & !real | value & real),
             memory: Some(self.decodes_memory()).filter(|&decodes| decodes != decoded),

@@ -183,6 +183,14 @@ impl Device {
         self.faults.block(|| self.detach()).unwrap_or(Err(DmaError::IommuRefused))
     }
 
+    /// Makes the SMMU abort all transactions of a quarantined device of a user-space driver until
+    /// [`rearm`](Self::rearm).
+    pub fn abort(&self) {
+        if let Err(error) = self.detach() {
+            log::error!("{}: {error}", self.name);
+        }
+    }
+
     /// Attaches the blocked device again.
     ///
     /// # Errors
@@ -271,7 +279,11 @@ impl Device {
             || self.smmu().into_iter().for_each(Smmu::service),
             || match self.on_faults {
                 FaultAction::Abort => self.attach(),
-                FaultAction::StopRecording(_) => self.domain.set_recording(true),
+                FaultAction::StopRecording(_) => {
+                    // It may have been aborted meanwhile.
+                    self.attach()?;
+                    self.domain.silence(false)
+                }
             },
         )
     }
@@ -301,8 +313,9 @@ impl Drop for Device {
         let Some((smmu, stream)) = self.stream else { return };
         fault::unregister(smmu, stream);
         debug::device_removed(smmu.stream_key(stream));
-        if let Err(error) = self.detach() {
-            log::error!("{}: {error}", self.name);
+        self.abort();
+        if self.is_quarantined() && matches!(self.on_faults, FaultAction::StopRecording(_)) {
+            let _ = self.domain.silence(false);
         }
     }
 }
@@ -311,7 +324,7 @@ impl Quarantine for Device {
     fn quarantine(&self) {
         let quarantined = self.faults.quarantine(|| match self.on_faults {
             FaultAction::Abort => self.detach(),
-            FaultAction::StopRecording(_) => self.domain.set_recording(false),
+            FaultAction::StopRecording(_) => self.domain.silence(true),
         });
         match quarantined {
             Some(Ok(())) => {

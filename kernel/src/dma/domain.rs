@@ -337,14 +337,21 @@ impl Domain {
         })
     }
 
-    /// Records the faults of the domain's streams, or aborts their transactions without events.
+    /// Adds (`silences`) or removes a device because of which faults of the domain are not recorded, those of
+    /// its other devices neither.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`].
-    pub(super) fn set_recording(&self, records: bool) -> Result<(), DmaError> {
+    /// [`DmaError::IommuTimeout`]; the device is not added or removed.
+    pub(super) fn silence(&self, silences: bool) -> Result<(), DmaError> {
         let DomainTranslation::Smmu(domain) = &self.translation else { return Ok(()) };
-        let result = domain.smmu.set_recording(domain.iova_space.lock().paging_domain(), records);
-        result.map_err(stream_error)
+        let mut space = domain.iova_space.lock();
+        let old = *space.silencers();
+        let new = if silences { old + 1 } else { old.saturating_sub(1) };
+        if (old == 0) != (new == 0) {
+            domain.smmu.set_recording(space.paging_domain(), new == 0).map_err(stream_error)?;
+        }
+        *space.silencers() = new;
+        Ok(())
     }
 
     /// Makes the SMMU abort all transactions of `stream`. After a timeout the command is repeated once: the

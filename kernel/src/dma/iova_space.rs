@@ -27,6 +27,8 @@ pub(super) struct IovaSpace {
     domain: smmu::PagingDomain,
     /// The end of the address range of the tables.
     end: Iova,
+    /// The devices because of which faults are not recorded.
+    silencers: u32,
     /// The mapped doorbell pages, from the start of `doorbell_window` on.
     doorbells: Vec<PhysAddr>,
     /// The addresses of doorbells; empty if devices cannot use them.
@@ -76,11 +78,16 @@ impl IovaSpace {
         doorbells: AddrRange<Iova>,
     ) -> Self {
         let doorbell_window = if space.covers(&doorbells) { doorbells } else { AddrRange::EMPTY };
-        Self { smmu, ranges, domain, end: space.end(), doorbells: Vec::new(), doorbell_window }
+        Self { smmu, ranges, domain, end: space.end(), silencers: 0, doorbells: Vec::new(), doorbell_window }
     }
 
     pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {
         &mut self.domain
+    }
+
+    /// The devices because of which faults are not recorded.
+    pub fn silencers(&mut self) -> &mut u32 {
+        &mut self.silencers
     }
 
     /// Returns the paging domain, for its destruction.

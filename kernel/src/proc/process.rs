@@ -296,7 +296,7 @@ fn describe(vma: &Vma<VmaBacking>, heap: AddrRange<UserVa>) -> (MapLine<'static>
         VmaBacking::File { content, is_shared } => (MapObject::Archive(content), *is_shared, vma.offset),
         VmaBacking::Memory(mapping) => (MapObject::Memory(mapping.object()), mapping.is_shared(), vma.offset),
         VmaBacking::Shared(..) => (MapObject::Buffer, true, vma.offset),
-        VmaBacking::Registers(_) => (MapObject::Registers, true, vma.offset),
+        VmaBacking::Registers(..) => (MapObject::Registers, true, vma.offset),
     };
     let line = MapLine { range: vma.range, prot: vma.prot, is_shared, offset, file: (0, 0), name: b"" };
     (line, mapped, vma.range.overlaps(&heap))

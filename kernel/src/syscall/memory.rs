@@ -265,7 +265,8 @@ fn map_file(
             return Err(Errno::EINVAL);
         }
         let (region, offset) = registers?;
-        return space.map_registers(region, (offset, len), placement, prot);
+        let max_prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
+        return space.map_registers(region, (offset, len), placement, (prot, max_prot));
     }
     let Some(dma_buf) = readable.dma_buf() else {
         let content = readable.content().ok_or(Errno::ENODEV)?;

@@ -8,6 +8,7 @@ use crate::fs::{Caller, File};
 use crate::memory::heap;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
+use crate::vm::registers::DeviceMapping;
 use abi::Errno;
 use abi::vfio::*;
 use addr::{AddrRange, Address, Iova, PAGE_SIZE, UserVa};
@@ -284,9 +285,9 @@ fn map(caller: &Caller<'_>, space: &Ioas, rules: Type1, at: UserVa) -> Result<()
 fn registers(caller: &Caller<'_>, argument: &Type1Map) -> Result<MappedMemory, Errno> {
     let range = AddrRange::from_len(UserVa::new(argument.vaddr), argument.size).ok_or(Errno::EFAULT)?;
     let (region, offset) = caller.space.registers_at(range)?.ok_or(Errno::EFAULT)?;
-    let registers =
-        region.part(offset, argument.size).filter(|_| region.is_enabled()).ok_or(Errno::EFAULT)?;
-    Ok(MappedMemory::Registers(region, registers))
+    let registers = region.part(offset, argument.size).ok_or(Errno::EFAULT)?;
+    let users = DeviceMapping::new(region).ok_or(Errno::EFAULT)?;
+    Ok(MappedMemory::Registers(users, registers))
 }
 
 fn unmap(caller: &Caller<'_>, space: &Ioas, rules: Type1, at: UserVa) -> Result<(), Errno> {

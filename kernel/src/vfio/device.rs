@@ -105,11 +105,13 @@ impl DeviceFile {
         let DeviceState::Unbound = *state else { return Err(Errno::EINVAL) };
         let file = caller.files.lock().get(argument.iommufd)?.file.clone();
         let iommufd = file.downcast::<IommufdFile>().ok_or(Errno::EBADFD)?.iommufd().clone();
+        let group = &self.function.group;
+        group.claim_for_iommufd(iommufd.key())?;
         if self.function.is_open() {
-            // By another file of the same process, which Linux tells from that of another one.
+            // By another file of the same owner.
+            group.release_iommufd();
             return Err(Errno::EINVAL);
         }
-        self.function.group.claim_for_iommufd(iommufd.key())?;
         let bound = self.open_bound(iommufd);
         let bound = bound.inspect_err(|_| self.function.group.release_iommufd())?;
         argument.out_devid = bound.id;
@@ -141,6 +143,7 @@ impl DeviceFile {
             detach(&bound.iommufd, &mut bound.attached);
         }
         let group = self.function.group.attach(&space)?;
+        bound.open.unblock(Some(&group));
         let page_table = bound.iommufd.add_page_table(id)?;
         bound.attached = Some(DeviceAttachment { group, page_table });
         argument.pt_id = page_table;
@@ -290,6 +293,9 @@ fn eventfd(caller: &Caller<'_>, fd: i32) -> Result<Arc<OpenFile>, Errno> {
     if file.downcast::<EventFd>().is_some() { Ok(file) } else { Err(Errno::EINVAL) }
 }
 
+/// The maximum number of bytes of a BAR per call: the kernel is not preemptible.
+const ACCESS_MAX: usize = 64 << 10;
+
 /// The widest access at `at` of up to `left` bytes.
 fn width(at: u64, left: usize) -> Width {
     match () {
@@ -303,7 +309,7 @@ fn width(at: u64, left: usize) -> Width {
 enum RegionTarget<'a> {
     Config(&'a OpenFunction, Option<&'a AttachedGroup>),
     /// The pages of a BAR, and the offset in the region of their first byte.
-    Bar(vmalloc::KernelMapping, u64),
+    Bar(&'a OpenFunction, vmalloc::KernelMapping, u64),
 }
 
 struct RegionWindow<'a> {
@@ -330,16 +336,13 @@ impl<'a> RegionWindow<'a> {
         if start >= size {
             return Err(Errno::EINVAL);
         }
-        let len = len.min((size - start) as usize);
+        let len = len.min((size - start) as usize).min(ACCESS_MAX);
         let registers = bar(open, index)?.ok_or(Errno::EIO)?;
-        if !open.decodes_memory() {
-            return Err(Errno::EIO);
-        }
         let part = AddrRange::new(registers.start() + start, registers.start() + start + len as u64);
         let memory = open.region(index).map_or(MemoryType::Device, |region| region.memory());
         let mapping = vmalloc::map_registers_for_access(part, memory).map_err(|_| Errno::ENOMEM)?;
         let first = start - (registers.start() + start).raw() % addr::PAGE_SIZE;
-        Ok(Self { target: RegionTarget::Bar(mapping, first), len })
+        Ok(Self { target: RegionTarget::Bar(open, mapping, first), len })
     }
 
     /// Reads a register, or writes `value`.
@@ -349,21 +352,21 @@ impl<'a> RegionWindow<'a> {
             (RegionTarget::Config(open, attached), Some(value)) => {
                 open.write_config(at as u16, width, value, *attached).map(|()| value)
             }
-            (RegionTarget::Bar(mapping, first), value) => {
+            (RegionTarget::Bar(open, mapping, first), value) => open.access_registers(|| {
                 // SAFETY: mapped as Device memory while `mapping` exists; the registers are those of a
                 // function whose user accesses them as it likes.
                 let mut window = unsafe { MmioWindow::new(mapping.range().start(), mapping.range().len()) };
                 let at = at - first;
                 match (width, value) {
-                    (Width::Byte, None) => return Ok(window.read8(at).into()),
-                    (Width::Half, None) => return Ok(window.read16(at).into()),
-                    (Width::Word, None) => return Ok(window.read32(at)),
+                    (Width::Byte, None) => return window.read8(at).into(),
+                    (Width::Half, None) => return window.read16(at).into(),
+                    (Width::Word, None) => return window.read32(at),
                     (Width::Byte, Some(value)) => window.write8(at, value as u8),
                     (Width::Half, Some(value)) => window.write16(at, value as u16),
                     (Width::Word, Some(value)) => window.write32(at, value),
                 }
-                Ok(0)
-            }
+                0
+            }),
         }
     }
 }

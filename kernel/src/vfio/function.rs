@@ -2,10 +2,11 @@
 //! close.
 
 use super::group::{AttachedGroup, IommuGroup};
-use super::interrupts::{Interrupts, IrqData};
+use super::interrupts::{self, Interrupts, IrqData, Trigger};
 use crate::devices::pci::{PciAddress, PciHost};
 use crate::process::tree;
 use crate::sched::{self, Mutex, Nanoseconds, time};
+use crate::sync::SpinLock;
 use crate::vm::registers::RegisterRegion;
 use abi::Errno;
 use abi::vfio::IrqSet;
@@ -28,6 +29,9 @@ pub struct BoundFunction {
     /// The number in `/dev/vfio/devices/vfioN`.
     pub number: u32,
     pub group: Arc<IommuGroup>,
+    /// The eventfds of errors and of requests to close the function. Not in `state`: the quarantine of a
+    /// device signals them, and must not wait for a reset.
+    pub events: [SpinLock<Trigger>; 2],
     state: Mutex<OpenState>,
 }
 
@@ -36,7 +40,7 @@ struct OpenState {
     opens: u32,
     /// Exists while it is open.
     config: Option<UserConfig>,
-    /// The BARs that programs can map.
+    /// The BARs that programs can map: those of the last opening, if it is closed.
     regions: BarRegions,
     interrupts: Interrupts,
 }
@@ -63,16 +67,22 @@ impl BoundFunction {
             regions: Default::default(),
             interrupts: Interrupts::default(),
         });
-        Self { at, host, name, number, group, state }
+        let events = [const { SpinLock::new(None) }; 2];
+        Self { at, host, name, number, group, events, state }
     }
 
     /// Opens the function: the first open resets it.
     ///
     /// # Errors
-    /// `ENODEV` if it does not respond, `ENOMEM`, `EINTR`.
+    /// `EBUSY` while another device of the last user has its registers mapped, `ENODEV` if it does not
+    /// respond, `ENOMEM`.
     pub fn open(self: &Arc<Self>) -> Result<OpenFunction, Errno> {
         let mut state = self.state.lock();
         if state.opens == 0 {
+            let is_mapped = |region: &Arc<RegisterRegion>| region.is_mapped_for_devices();
+            if state.regions.iter().flatten().any(is_mapped) {
+                return Err(Errno::EBUSY);
+            }
             self.host.lock().enable(self.at.bdf);
             self.reset_function()?;
             let (config, regions) = (self.user_config()?, self.regions()?);
@@ -84,7 +94,7 @@ impl BoundFunction {
 
     /// Signals the eventfd for errors.
     pub fn signal_error(&self) {
-        self.state.lock().interrupts.signal_error();
+        interrupts::signal_event(&self.events[0]);
     }
 
     pub fn is_open(&self) -> bool {
@@ -207,9 +217,14 @@ impl OpenFunction {
         self.function.state.lock().config.as_ref().map_or(0, UserConfig::size)
     }
 
-    /// Whether the user's driver has memory space enabled.
-    pub fn decodes_memory(&self) -> bool {
-        self.function.state.lock().config.as_ref().is_some_and(UserConfig::decodes_memory)
+    /// Accesses registers of a BAR, which is not reset meanwhile.
+    ///
+    /// # Errors
+    /// `EIO` if the user's driver has memory space disabled, or the function does not respond.
+    pub fn access_registers<R>(&self, access: impl FnOnce() -> R) -> Result<R, Errno> {
+        let state = self.function.state.lock();
+        let decodes = state.config.as_ref().is_some_and(UserConfig::decodes_memory);
+        if decodes { Ok(access()) } else { Err(Errno::EIO) }
     }
 
     /// Sets or signals interrupts (`VFIO_DEVICE_SET_IRQS`).
@@ -222,7 +237,11 @@ impl OpenFunction {
         request: &IrqSet,
         data: IrqData,
     ) -> Result<(), Errno> {
-        self.function.state.lock().interrupts.set(&self.function, attached, request, data)
+        let mut state = self.function.state.lock();
+        if state.config.is_none() {
+            return Err(Errno::ENODEV);
+        }
+        state.interrupts.set(&self.function, attached, request, data)
     }
 
     /// Disables messages, before the function is detached: their doorbell is in the domain.
@@ -290,11 +309,23 @@ impl OpenFunction {
         if is_blocked && let Some(device) = device {
             let _ = device.unblock();
         }
-        reset?;
+        if let Err(error) = reset {
+            // Its registers do not respond.
+            state.config = None;
+            return Err(error);
+        }
         state.config = Some(function.user_config()?);
-        state.interrupts.restore(function)?;
         set_enabled(&state.regions, true);
-        Ok(())
+        state.interrupts.restore(function)
+    }
+
+    /// Ends the abort of an earlier close, in a domain that stayed attached. Bus mastering is disabled.
+    pub fn unblock(&self, attached: Option<&AttachedGroup>) {
+        let stream = self.function.stream().ok();
+        if let Some(device) = attached.zip(stream).and_then(|(attached, stream)| attached.device(stream)) {
+            let _ = device.rearm();
+            let _ = device.unblock();
+        }
     }
 
     /// Disables the function for the last close, in the order in which no transaction reaches memory that is
@@ -303,17 +334,14 @@ impl OpenFunction {
     fn disable(&self, attached: Option<&AttachedGroup>) {
         let function = &self.function;
         let device = attached.and_then(|attached| attached.device(function.stream().ok()?));
-        let is_blocked = device.is_some_and(|device| device.rearm().is_ok() && device.block().is_ok());
+        if let Some(device) = device
+            && device.block().is_err()
+        {
+            // Quarantined: a block would need a rearm, which a killed program does not wait for.
+            device.abort();
+        }
         let _ = function.reset_function();
         function.host.lock().disable(function.at.bdf);
-        // A function without a reset may still have an engine that runs: its transactions are aborted until
-        // the group is detached.
-        if is_blocked
-            && function.can_reset()
-            && let Some(device) = device
-        {
-            let _ = device.unblock();
-        }
     }
 
     /// Closes the function, which `attached` has in its domain; the last close resets it.
@@ -322,7 +350,7 @@ impl OpenFunction {
         state.opens -= 1;
         if state.opens == 0 {
             state.config = None;
-            set_enabled(&core::mem::take(&mut state.regions), false);
+            set_enabled(&state.regions, false);
             state.interrupts.clear(&self.function);
             self.disable(attached);
         }

@@ -184,6 +184,10 @@ impl IommuGroup {
             if function.bridge.is_some() {
                 continue;
             }
+            // A bridge before the SMMU that changes addresses would make it translate other ones.
+            if host.description().shifts_addresses() {
+                return Err(Errno::ENODEV);
+            }
             let (phandle, id) = host.stream(function).ok_or(Errno::ENODEV)?;
             let smmu = iommu::find(phandle).ok_or(Errno::ENODEV)?;
             let coherent = host.description().coherent;
@@ -200,10 +204,12 @@ impl IommuGroup {
         let mut reserved = Vec::new();
         reserved.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         reserved.push(message_window());
-        if let GroupReason::Bridge(_) = self.reason
-            && let Some(host) = self.functions.first().and_then(|at| pci::host(at.host.into()))
-        {
-            reserved.extend(host.lock().description().unusable_iovas());
+        if let Some(host) = self.functions.first().and_then(|at| pci::host(at.host.into())) {
+            let host = host.lock();
+            match self.reason {
+                GroupReason::Bridge(_) => reserved.extend(host.description().unusable_iovas()),
+                _ => reserved.extend(&host.description().reserved_iovas),
+            }
         }
         Ok(reserved)
     }

@@ -121,6 +121,7 @@ impl OpenGroup {
         self.start_device()?;
         let opened = self.find(&name).and_then(|function| Ok((function.open()?, function)));
         let (open, _) = opened.inspect_err(|_| self.device_closed())?;
+        open.unblock(self.attached().as_deref());
         let file = DeviceFile::of_group(self.clone(), open);
         OpenFile::open(caller.files, file, OpenFlags::READ_WRITE | OpenFlags::CLOEXEC).map(u64::from)
     }

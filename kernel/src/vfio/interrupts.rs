@@ -7,6 +7,7 @@ use crate::fs::eventfd::EventFd;
 use crate::irq::Handler;
 use crate::memory::{heap, vmalloc};
 use crate::msi::{self, MessageVectors, MsiError};
+use crate::sync::SpinLock;
 use abi::Errno;
 use abi::vfio::*;
 use addr::MemoryType;
@@ -30,10 +31,6 @@ pub enum IrqData {
 #[derive(Default)]
 pub struct Interrupts {
     messages: Option<Messages>,
-    /// Signalled for errors of the function.
-    error: Trigger,
-    /// Signalled if the function is to be closed.
-    request: Trigger,
 }
 
 /// Enabled messages, MSI or MSI-X.
@@ -114,9 +111,8 @@ impl Interrupts {
         match request.index {
             IRQ_MSI | IRQ_MSIX if !flags.contains(IrqSetFlags::TRIGGER) => Err(Errno::ENOTTY),
             IRQ_MSI | IRQ_MSIX => self.set_messages(function, attached, request, data),
-            IRQ_ERROR if flags.contains(IrqSetFlags::TRIGGER) => set_single(&mut self.error, request, data),
-            IRQ_REQUEST if flags.contains(IrqSetFlags::TRIGGER) => {
-                set_single(&mut self.request, request, data)
+            IRQ_ERROR | IRQ_REQUEST if flags.contains(IrqSetFlags::TRIGGER) => {
+                set_event(&function.events[(request.index - IRQ_ERROR) as usize], request, data)
             }
             _ => Err(Errno::ENOTTY),
         }
@@ -176,14 +172,13 @@ impl Interrupts {
         drop(messages);
     }
 
-    pub fn signal_error(&self) {
-        self.error.iter().for_each(|file| signal(file));
-    }
-
     /// Disables all interrupts, for the last close.
     pub fn clear(&mut self, function: &BoundFunction) {
         self.disable_messages(function);
-        (self.error, self.request) = (None, None);
+        for event in &function.events {
+            let old = event.lock().take();
+            drop(old);
+        }
     }
 
     /// Sets up the messages again after a reset, which has cleared the registers.
@@ -193,18 +188,32 @@ impl Interrupts {
 }
 
 /// Sets or signals the only vector of a kind.
-fn set_single(trigger: &mut Trigger, request: &IrqSet, data: IrqData) -> Result<(), Errno> {
-    match data {
-        IrqData::None if request.count == 0 => *trigger = None,
-        IrqData::None => trigger.iter().for_each(|file| signal(file)),
-        IrqData::Bools(bools) if bools.first().is_some_and(|&set| set != 0) => {
-            trigger.iter().for_each(|file| signal(file));
+fn set_event(event: &SpinLock<Trigger>, request: &IrqSet, data: IrqData) -> Result<(), Errno> {
+    let replacement = match data {
+        IrqData::None if request.count == 0 => None,
+        IrqData::None => {
+            signal_event(event);
+            return Ok(());
         }
-        IrqData::Bools(_) => {}
-        IrqData::Eventfds(mut triggers) if triggers.len() == 1 => *trigger = triggers.pop().flatten(),
+        IrqData::Bools(bools) => {
+            if bools.first().is_some_and(|&set| set != 0) {
+                signal_event(event);
+            }
+            return Ok(());
+        }
+        IrqData::Eventfds(mut triggers) if triggers.len() == 1 => triggers.pop().flatten(),
         IrqData::Eventfds(_) => return Err(Errno::EINVAL),
-    }
+    };
+    let old = core::mem::replace(&mut *event.lock(), replacement);
+    // Closed without the lock.
+    drop(old);
     Ok(())
+}
+
+/// Signals an eventfd, if there is one.
+pub fn signal_event(event: &SpinLock<Trigger>) {
+    let file = event.lock().clone();
+    file.iter().for_each(|file| signal(file));
 }
 
 impl Messages {
@@ -233,6 +242,10 @@ impl Messages {
         start: u32,
         triggers: Vec<Trigger>,
     ) -> Result<(), Errno> {
+        // The number of vectors was read from the function again, which its user's driver may change.
+        if start as usize + triggers.len() > self.triggers.len() {
+            return Err(Errno::EINVAL);
+        }
         for (vector, trigger) in (start as usize..).zip(triggers) {
             let handler = match &trigger {
                 Some(file) => Some(heap::try_arc(SignalEventfd(file.clone())).ok_or(Errno::ENOMEM)?),

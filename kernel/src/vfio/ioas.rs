@@ -11,7 +11,7 @@ use crate::iommu::{self, Smmu};
 use crate::memory::heap;
 use crate::sched::{Mutex, MutexGuard};
 use crate::vm::pages::PinnedPages;
-use crate::vm::registers::RegisterRegion;
+use crate::vm::registers::DeviceMapping;
 use abi::Errno;
 use addr::{AddrRange, Chunk, Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::sync::Arc;
@@ -32,7 +32,7 @@ pub enum MappedMemory {
     Buffer(Arc<ChunkedBuffer>, Range<u64>),
     /// Registers of a device, with the region that they are in: of another function, which then receives
     /// requests of this one.
-    Registers(Arc<RegisterRegion>, AddrRange<PhysAddr>),
+    Registers(DeviceMapping, AddrRange<PhysAddr>),
 }
 
 impl MappedMemory {
@@ -58,8 +58,8 @@ impl MappedMemory {
                 // SAFETY: the buffer owns its chunks, as the caller promises.
                 unsafe { domain.map_at(range, buffer.chunks_of(part), mapping(buffer.memory())) }
             }
-            Self::Registers(region, registers) => {
-                let memory = region.memory();
+            Self::Registers(users, registers) => {
+                let memory = users.memory();
                 let mapping =
                     if is_written { Mapping::read_write(memory) } else { Mapping::read_only(memory) };
                 // SAFETY: registers are no memory that could be freed.
@@ -219,7 +219,7 @@ impl Ioas {
         reserved.extend(all());
         reserved.sort_unstable_by_key(|range| range.start());
         let mut at = 0;
-        for range in reserved {
+        for range in reserved.iter().take_while(|range| range.start().raw() <= last) {
             if range.start().raw() > at {
                 usable.push((at, (range.start().raw() - 1).min(last)));
             }
@@ -295,9 +295,11 @@ impl IoasState {
         let end = self.domains.iter().map(|attached| attached.end).min().unwrap_or(Iova::new(1 << 48));
         let space = AddrRange::new(Iova::new(PAGE_SIZE), end);
         let align = if len >= 2 << 20 { 2 << 20 } else { PAGE_SIZE };
-        let none: &[AddrRange<Iova>] = &[];
-        let reserved = self.domains.first().map_or(none, |attached| &attached.reserved);
-        self.mappings.find_gap(space, len, align, reserved).filter(|range| self.is_usable(*range))
+        let all = || self.domains.iter().flat_map(|attached| &attached.reserved);
+        let mut reserved = Vec::new();
+        reserved.try_reserve_exact(all().count()).ok()?;
+        reserved.extend(all().copied());
+        self.mappings.find_gap(space, len, align, &reserved)
     }
 
     fn is_usable(&self, range: AddrRange<Iova>) -> bool {
@@ -325,8 +327,11 @@ impl IoasState {
             // SAFETY: the mapping below keeps the memory; `unmap` removes it from each domain before.
             let mapped = unsafe { memory.map(&self.domains[done].domain, range, is_written) };
             if let Err(error) = mapped {
-                let unmapped = self.unmap_first(done, range, memory);
-                drop(unmapped);
+                match self.unmap_first(done, range, memory) {
+                    // A part of the failed mapping may still be in the IOTLB.
+                    Ok(memory) if error == DmaError::IommuTimeout => iommu::leak(memory, range.len(), error),
+                    _ => {}
+                }
                 return Err(errno(error));
             }
         }
@@ -359,10 +364,18 @@ impl IoasState {
         range: AddrRange<Iova>,
         memory: MappedMemory,
     ) -> Result<MappedMemory, DmaError> {
-        self.domains[..domains].iter().try_fold(memory, |memory, attached| {
+        let mut result = Ok(());
+        for attached in &self.domains[..domains] {
             debug::mapping_removed(attached.domain.key(), range);
-            attached.domain.unmap(range, memory)
-        })
+            result = result.and(attached.domain.unmap(range, ()));
+        }
+        match result {
+            Ok(()) => Ok(memory),
+            Err(error) => {
+                iommu::leak(memory, range.len(), format_args!("{range:?} is not invalidated"));
+                Err(error)
+            }
+        }
     }
 
     fn add_domain(
@@ -389,7 +402,10 @@ impl IoasState {
             if let Err(error) = mapped {
                 let before = self.mappings.iter().take_while(|(other, _)| other.start() < range.start());
                 // No device has used the domain, so no IOTLB has the mappings.
-                before.for_each(|(other, _)| _ = domain.unmap(other, ()));
+                before.for_each(|(other, _)| {
+                    debug::mapping_removed(domain.key(), other);
+                    let _ = domain.unmap(other, ());
+                });
                 return Err(errno(error));
             }
         }

@@ -39,8 +39,8 @@ pub enum VmaBacking {
     },
     /// A buffer, and the maximum protection that its file descriptor permits.
     Shared(Arc<ChunkedBuffer>, Prot),
-    /// Registers of a device, mapped by page faults while they are enabled.
-    Registers(Arc<RegisterRegion>),
+    /// Registers of a device, mapped by page faults while they are enabled, and the maximum protection.
+    Registers(Arc<RegisterRegion>, Prot),
 }
 
 impl MappedObject for VmaBacking {
@@ -55,7 +55,9 @@ impl MappedObject for VmaBacking {
             (Self::File { content: one, is_shared }, Self::File { content: two, is_shared: other }) => {
                 core::ptr::eq(*one, *two) && is_shared == other
             }
-            (Self::Registers(one), Self::Registers(two)) => Arc::ptr_eq(one, two),
+            (Self::Registers(one, one_max), Self::Registers(two, two_max)) => {
+                Arc::ptr_eq(one, two) && one_max == two_max
+            }
             _ => false,
         }
     }
@@ -64,12 +66,12 @@ impl MappedObject for VmaBacking {
 impl VmaBacking {
     /// Whether each entry is an owner of its frame, as those of anonymous memory are.
     pub fn owns_frames(&self) -> bool {
-        !matches!(self, Self::Shared(..) | Self::Registers(_))
+        !matches!(self, Self::Shared(..) | Self::Registers(..))
     }
 
     /// Whether it is a reference, whose drop can free memory: not under the lock of the address space.
     pub(super) fn is_counted(&self) -> bool {
-        matches!(self, Self::Shared(..) | Self::Memory(_) | Self::Huge(_) | Self::Registers(_))
+        matches!(self, Self::Shared(..) | Self::Memory(_) | Self::Huge(_) | Self::Registers(..))
     }
 
     /// Whether a fork copies the content: the writes of a process are not visible to others.
@@ -79,7 +81,7 @@ impl VmaBacking {
             Self::Huge(pages) => !pages.is_shared(),
             Self::File { is_shared, .. } => !is_shared,
             Self::Memory(mapping) => !mapping.is_shared(),
-            Self::Shared(..) | Self::Registers(_) => false,
+            Self::Shared(..) | Self::Registers(..) => false,
         }
     }
 
@@ -89,8 +91,7 @@ impl VmaBacking {
             Self::Anonymous { .. } | Self::Huge(_) | Self::File { is_shared: false, .. } => Prot::all(),
             Self::Memory(mapping) => mapping.max_prot(),
             Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
-            Self::Shared(_, max) => *max,
-            Self::Registers(_) => Prot::READ | Prot::WRITE,
+            Self::Shared(_, max) | Self::Registers(_, max) => *max,
         }
     }
 
@@ -116,7 +117,7 @@ impl VmaBacking {
                 access_mapping(MemoryType::WriteBack, prot).only(leaf_size(pages.size().bytes()))
             }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
-            Self::Registers(region) => access_mapping(region.memory(), prot),
+            Self::Registers(region, _) => access_mapping(region.memory(), prot),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Inner {
         match &vma.backing {
             VmaBacking::Shared(buffer, _) => child.map_shared_part(buffer, vma.offset, vma.range, vma.prot),
             // The child's page faults find the same pages.
-            VmaBacking::Registers(_) => Ok(()),
+            VmaBacking::Registers(..) => Ok(()),
             VmaBacking::Memory(mapping) if mapping.is_shared() => Ok(()),
             VmaBacking::Huge(pages) if pages.is_shared() => Ok(()),
             _ => self.fork_part(child, vma),

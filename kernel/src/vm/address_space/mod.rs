@@ -299,16 +299,16 @@ impl AddressSpace {
     /// Maps `len` bytes of registers from `offset` on. Page faults map the pages.
     ///
     /// # Errors
-    /// `EACCES` for execution, `EINVAL` beyond the end of the region.
+    /// `EACCES` for a protection above the maximum, `EINVAL` beyond the end of the region.
     pub fn map_registers(
         &self,
         region: Arc<RegisterRegion>,
         (offset, len): (u64, u64),
         placement: MmapPlacement,
-        prot: Prot,
+        (prot, max_prot): (Prot, Prot),
     ) -> Result<UserVa, Errno> {
-        let backing = VmaBacking::Registers(region.clone());
-        if !backing.max_prot().contains(prot) {
+        let backing = VmaBacking::Registers(region.clone(), max_prot);
+        if !max_prot.contains(prot) {
             return Err(Errno::EACCES);
         }
         region.part(offset, len).ok_or(Errno::EINVAL)?;
@@ -322,7 +322,7 @@ impl AddressSpace {
     /// Clears the entries of all mappings of a region, which is disabled: page faults fail from then on.
     pub fn revoke(&self, region: &Arc<RegisterRegion>) {
         let inner = &mut *self.inner.lock();
-        let is_mapped = |vma: &Vma<VmaBacking>| matches!(&vma.backing, VmaBacking::Registers(other) if Arc::ptr_eq(other, region));
+        let is_mapped = |vma: &Vma<VmaBacking>| matches!(&vma.backing, VmaBacking::Registers(other, _) if Arc::ptr_eq(other, region));
         let mut from = UserVa::new(USER_START);
         while let Some(range) = inner.vmas.first_from(from).map(|vma| vma.range) {
             if inner.vmas.find(range.start()).is_some_and(is_mapped) && inner.clear_entries(range).is_err() {
@@ -344,7 +344,7 @@ impl AddressSpace {
         let inner = self.lock()?;
         let vma = inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range));
         Ok(vma.and_then(|vma| match &vma.backing {
-            VmaBacking::Registers(region) => {
+            VmaBacking::Registers(region, _) => {
                 Some((region.clone(), vma.offset + (range.start().raw() - vma.range.start().raw())))
             }
             _ => None,
@@ -391,7 +391,7 @@ impl AddressSpace {
             inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
         let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
         let more = match vma.backing {
-            VmaBacking::Shared(..) | VmaBacking::Registers(_) => return Err(Errno::EFAULT),
+            VmaBacking::Shared(..) | VmaBacking::Registers(..) => return Err(Errno::EFAULT),
             // As in Linux: there is no reservation for more.
             VmaBacking::Huge(_) => return Err(Errno::EINVAL),
             VmaBacking::Anonymous { .. } | VmaBacking::File { .. } | VmaBacking::Memory(_) => {

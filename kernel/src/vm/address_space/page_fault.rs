@@ -109,11 +109,11 @@ impl Inner {
             VmaBacking::Shared(shared, _) => self
                 .map_shared_part(shared, part.offset, part.range, part.prot)
                 .map_err(|_| AccessError::OutOfMemory),
-            VmaBacking::Registers(region) => self.map_registers(at, vma, region),
+            VmaBacking::Registers(region, _) => self.map_registers(at, vma, region),
         }
     }
 
-    /// Maps the pages of a region around `at`, of which none is mapped.
+    /// Maps the pages of a region around `at` that are not mapped.
     fn map_registers(
         &mut self,
         at: UserVa,
@@ -125,12 +125,19 @@ impl Inner {
         }
         let start = at.align_down(REGISTERS_AROUND);
         let part = vma.part(&AddrRange::new(start, start + REGISTERS_AROUND)).ok_or(AccessError::Unmapped)?;
-        let registers = region.part(part.offset, part.range.len()).ok_or(AccessError::BeyondFile)?;
         let mapping = vma.backing.mapping(part.prot);
-        // SAFETY: registers that the user of the region may access, as its constructor promises; the VMA
-        // keeps the region, and a revocation clears the entries before the registers have another user.
-        unsafe { self.map(part.range.start(), Chunk::of_range(registers), mapping) }
-            .map_err(|_| AccessError::OutOfMemory)
+        // VMAs merge, so a part of the block may be mapped.
+        let mut rest = part.range;
+        while let Some(hole) = self.first_hole(rest) {
+            let offset = part.offset + (hole.start().raw() - part.range.start().raw());
+            let registers = region.part(offset, hole.len()).ok_or(AccessError::BeyondFile)?;
+            // SAFETY: registers that the user of the region may access, as its constructor promises; the VMA
+            // keeps the region, and a revocation clears the entries before the registers have another user.
+            unsafe { self.map(hole.start(), Chunk::of_range(registers), mapping) }
+                .map_err(|_| AccessError::OutOfMemory)?;
+            rest = AddrRange::new(hole.end(), part.range.end());
+        }
+        Ok(())
     }
 
     /// Maps a block of zeroes around `at`, if the VMA permits it, nothing is mapped there, and a chunk of

@@ -86,7 +86,7 @@ impl Inner {
         let Some(part) = self.vmas.remove_first(range).map_err(vma_errno)? else { return Ok(None) };
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
-            VmaBacking::Shared(..) | VmaBacking::Registers(_) => self.clear_entries(part.range),
+            VmaBacking::Shared(..) | VmaBacking::Registers(..) => self.clear_entries(part.range),
             _ => self.unmap_owned(part.range, must_stop),
         };
         match unmapped {
@@ -172,11 +172,11 @@ impl Inner {
         }
         let alignment = match &vma.backing {
             // As a mapping of device memory in Linux (VM_DONTEXPAND).
-            VmaBacking::Shared(..) | VmaBacking::Registers(_) if len > old.len() => {
+            VmaBacking::Shared(..) | VmaBacking::Registers(..) if len > old.len() => {
                 return Err(Errno::EFAULT);
             }
             VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
-            VmaBacking::Registers(region) => register_alignment(region, vma.offset),
+            VmaBacking::Registers(region, _) => register_alignment(region, vma.offset),
             VmaBacking::Huge(pages) => Alignment::like_offset(pages.size().bytes(), 0),
             // So that blocks need not be split.
             VmaBacking::Anonymous { .. } if old.len() >= BLOCK => {
@@ -200,7 +200,7 @@ impl Inner {
             | VmaBacking::File { .. }
             | VmaBacking::Memory(_)
             | VmaBacking::Shared(..)
-            | VmaBacking::Registers(_) => Vma { range, ..vma.clone() },
+            | VmaBacking::Registers(..) => Vma { range, ..vma.clone() },
         };
         let range = self.insert_placed(len, placement, alignment, removed, moved_to)?;
         let moved = moved_to(range);
@@ -221,7 +221,7 @@ impl Inner {
         let mapped = match &from.backing {
             VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
             // Page faults map them at the new addresses.
-            VmaBacking::Registers(_) => Ok(()),
+            VmaBacking::Registers(..) => Ok(()),
             _ => self.split_for_move(from, to).and_then(|()| self.map_again(from, to)),
         };
         // Both ranges map the frames for a moment, with the same attributes. The old entries are cleared
