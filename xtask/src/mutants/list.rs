@@ -369,14 +369,6 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::Translations,
     },
     SourceMutant {
-        name: "huge page of the parent reserved for the child",
-        file: "kernel/src/vm/address_space/fork.rs",
-        item: "fork_vma",
-        from: "VmaBacking::Huge(HugePages::new(pages.size(), 0, false)?)",
-        to: "VmaBacking::Huge({ let _ = HugePages::new; pages.clone() })",
-        oracle: Oracle::ProcessTest("huge_pages_are_reserved_until_they_are_unmapped"),
-    },
-    SourceMutant {
         name: "huge page unmapped in part",
         file: "kernel/src/vm/address_space/vma.rs",
         item: "check_huge_borders",
